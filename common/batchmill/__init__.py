@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from batchmill.client.job_stage import AsyncJobStage, JobStage
     from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.stage import Stage
+    from batchmill.client.submitting.window import Window
     from batchmill.embedded.local import local
     from batchmill.errors import (
         BatchmillError,
@@ -102,6 +103,7 @@ __all__ = [
     "TooManyRequests",
     "Unauthorized",
     "UnknownOperator",
+    "Window",
     "WorkerLost",
     "__version__",
     "local",
@@ -113,6 +115,7 @@ _HOMES = {
     "batchmill.client.job_stage": ("AsyncJobStage", "JobStage"),
     "batchmill.client.submitting.options": ("JobOptions",),
     "batchmill.client.submitting.stage": ("Stage",),
+    "batchmill.client.submitting.window": ("Window",),
     "batchmill.embedded": ("local",),
     "batchmill.jobs.dead_letters": ("DeadLetter",),
     "batchmill.jobs.job": ("BatchPolicy", "JobState", "RetryPolicy"),

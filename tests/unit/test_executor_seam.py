@@ -15,12 +15,15 @@ from batchmill.clock import SystemClock
 from batchmill.jobs.cost import Parts
 from batchmill.operators.contract import OperatorDefinition, OperatorKind
 from batchmill.operators.registration import FunctionOperator
+from batchmill.storage.blobs import BlobStore
+from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill_worker.engine.assembly import CompletedBatch, assemble
 from batchmill_worker.engine.batch_executor import BatchExecutor
 from batchmill_worker.engine.batches import from_batch
 from batchmill_worker.engine.executor import ALL_DEFAULTS, Executors, ShardTask
 from batchmill_worker.engine.request_executor import RequestExecutor
 from batchmill_worker.engine.shard_result import ShardResult
+from batchmill_worker.engine.state_executor import StateExecutor
 from batchmill_worker.engine.store_executor import StoreExecutor
 from batchmill_worker.models.ready_operator import ReadyOperator
 from batchmill_worker.runtime.device import DeviceLock
@@ -28,6 +31,8 @@ from batchmill_worker.runtime.device_time import DeviceTimeMeter
 from support.hand_clock import HandClock
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from batchmill_worker.engine.executor import Executor
 
 ROW_S = 0.5
@@ -106,11 +111,13 @@ def stop_after_one_row(executor: Executor, meter: DeviceTimeMeter) -> ShardResul
     return executor.run(operator(), TEXTS, task)
 
 
-def test_the_kind_of_an_operator_chooses_its_executor() -> None:
+def test_the_kind_of_an_operator_chooses_its_executor(tmp_path: Path) -> None:
     batches, stores = BatchExecutor(DeviceLock()), StoreExecutor(SystemClock())
     requests = RequestExecutor(DeviceLock(), SystemClock())
-    executors, definition = Executors(batches, stores, requests), operator().definition
+    states = StateExecutor(BlobStore.open(str(tmp_path), Locations(UNRESTRICTED)), SystemClock())
+    executors, definition = Executors(batches, stores, requests, states), operator().definition
     assert definition.kind is OperatorKind.BATCH
     assert executors.of(definition) is batches
     assert executors.of(replace(definition, kind=OperatorKind.SHARD)) is stores
     assert executors.of(replace(definition, kind=OperatorKind.REQUEST)) is requests
+    assert executors.of(replace(definition, kind=OperatorKind.STATE)) is states

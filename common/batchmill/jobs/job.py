@@ -170,6 +170,7 @@ class StageSpec(_OperatorFields, _BetweenStages):
     max_at_once: int | None = None  # shards that are queued or running at a time
     takes_all: bool = False  # whether all of its input is one shard
     gathers: bool = False  # whether its operator does; from what workers announce
+    keeps_state: bool = False  # the same: its shards run one after the other, each with the state of the one before
     joins: bool = False  # whether an attempt of the stage before runs this one as well, on what it has made
     why_joins: str = ""  # why, or why not
 
@@ -181,7 +182,12 @@ class StageSpec(_OperatorFields, _BetweenStages):
     @property
     def has_own_shards(self) -> bool:
         """Whether its shards are not as the stage before makes its results."""
-        return self.min_shard_rows > 1 or self.max_at_once is not None or self.takes_all
+        return self.min_shard_rows > 1 or self.max_at_once is not None or self.is_undivided
+
+    @property
+    def is_undivided(self) -> bool:
+        """Whether a shard is run as a whole, and never cut: no row of it has results of its own."""
+        return self.takes_all or self.keeps_state
 
 
 class StageForm(_BetweenStages):

@@ -112,14 +112,14 @@ def decide(
     rng: random.Random,
     storage_wait_s: float = STORAGE_WAIT_S,
     *,
-    takes_all: bool = False,
+    is_undivided: bool = False,
 ) -> Decision:
     """Decide what follows an attempt with this outcome. Pure but for `rng`, which spreads delays.
 
     shard: as it was claimed; its counters do not include this attempt.
     storage_wait_s: how long in a row it may wait for storage before that counts as a failure.
-    takes_all: whether the stage must have all of its input at once: then no row can be to blame alone, and a half would
-        be taken for all of it.
+    is_undivided: whether the stage runs its shards as a whole: then no row can be to blame alone, and a half would be
+        taken for all of it.
     """
     match outcome:
         case Done(completion) if completion.rest is not None:
@@ -141,20 +141,20 @@ def decide(
                 return GiveUp(error)
             return Requeue(_backoff(policy).delay_s(failures, rng), blame=True)
         case Lost():
-            return _after_loss(shard, policy, takes_all=takes_all)
+            return _after_loss(shard, policy, is_undivided=is_undivided)
         case _:
             assert_never(outcome)
 
 
-def _after_loss(shard: Shard, policy: RetryPolicy, *, takes_all: bool) -> Decision:
+def _after_loss(shard: Shard, policy: RetryPolicy, *, is_undivided: bool) -> Decision:
     losses = shard.losses + 1
     is_over = losses >= max(LOSSES_BEFORE_SPLIT, policy.max_attempts)
-    if takes_all and is_over:
-        message = f"the stage takes all of its input at once, and {losses} workers died or hung while they ran it."
+    if is_undivided and is_over:
+        message = f"the stage runs its shard as a whole, and {losses} workers died or hung while they ran it."
         return GiveUp(JobError(code="attempt_failed", message=message, details={"error_type": WORKER_LOST}))
     if shard.rows == 1 and is_over:
         return DeadLetter()
-    if shard.rows > 1 and losses >= LOSSES_BEFORE_SPLIT and not takes_all:
+    if shard.rows > 1 and losses >= LOSSES_BEFORE_SPLIT and not is_undivided:
         return Split()
     return Requeue(0.0, blame=True)
 

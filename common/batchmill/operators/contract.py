@@ -54,6 +54,7 @@ class OperatorKind(StrEnum):
 
     BATCH = "batch"  # many rows in one call, each call alone on the device
     SHARD = "shard"  # all rows of a shard in one call, with their paths, beside the device: it writes to a store
+    STATE = "state"  # all rows of a shard in one call, in order, with the state that the shard before it has left
     REQUEST = "request"  # rows one by one, which enter and leave an engine that answers many at a time
 
 
@@ -192,6 +193,11 @@ class OperatorDefinition:
     kind: OperatorKind = OperatorKind.BATCH
 
     @property
+    def keeps_state(self) -> bool:
+        """Whether its shards run one after the other, each with the state that the one before it has left."""
+        return self.kind is OperatorKind.STATE
+
+    @property
     def revision(self) -> str:
         """Its version and the code of this process, as `revision_of` names them."""
         return revision_of(self.version, self.code)
@@ -239,6 +245,7 @@ class OperatorDefinition:
             expands=self.expands,
             gathers=self.gathers,
             takes_all=self.takes_all,
+            keeps_state=self.keeps_state,
             version=self.version,
             cacheable=self.cacheable,
             code=self.code,
@@ -258,6 +265,7 @@ class OperatorInfo(BaseModel):
     expands: bool = False
     gathers: bool = False
     takes_all: bool = False
+    keeps_state: bool = False
     version: str = "1"
     cacheable: bool = True
     code: str = ""

@@ -122,7 +122,7 @@ def operator(
                 gathers=gathers,
                 takes_all=takes_all,
                 version=version,
-                cacheable=cacheable and not gathers and not takes_all,
+                cacheable=cacheable and not gathers and not takes_all and kind is not OperatorKind.STATE,
                 kind=kind,
                 code=_code_digest(code),
                 summary=(inspect.getdoc(code) or "").partition("\n")[0],

@@ -97,22 +97,28 @@ def without_consumed(spec: JobSpec, operator: OperatorInfo, schema: pa.Schema) -
 
 
 def with_gathering(spec: JobSpec, operators: Sequence[OperatorInfo]) -> JobSpec:
-    """Return the job with the stages marked whose operators gather, or take all rows at once.
+    """Return the job with the stages marked whose operators gather, take all rows at once, or keep state.
 
     Raises `InvalidRequest` if the first one does. That of a job over the results of another one may.
     """
     first = operators[FIRST_STAGE]
-    if (first.gathers or first.takes_all) and not isinstance(spec.source, ResultsSource):
-        does = (
-            "gathers what a stage before it has made of each source row" if first.gathers else "takes all rows at once"
-        )
+    if (first.gathers or first.takes_all or first.keeps_state) and not isinstance(spec.source, ResultsSource):
+        does = "takes all rows at once" if first.takes_all else "keeps state of the rows of a stage before it"
+        if first.gathers:
+            does = "gathers what a stage before it has made of each source row"
         raise InvalidRequest(
             f"operator {first.name!r} {does}; it cannot be the first stage.",
             hint="Submit a job of several stages." if first.gathers else "Put a stage before it, if only 'echo'.",
             field="stages",
         )
     stages = tuple(
-        stage.model_copy(update={"gathers": info.gathers, "takes_all": stage.takes_all or info.takes_all})
+        stage.model_copy(
+            update={
+                "gathers": info.gathers,
+                "takes_all": stage.takes_all or info.takes_all,
+                "keeps_state": info.keeps_state,
+            }
+        )
         for stage, info in zip(spec.stages, operators, strict=True)
     )
     return spec.model_copy(update={"stages": stages})

@@ -307,7 +307,7 @@ def _spec(spec: JobSpec, stage: int, source: UploadSource, until: int | None) ->
 
 def _require_no_comparison(record: JobRecord, stage: int, until: int | None) -> None:
     """Raise `Conflict` if a replay would pass through a stage whose results depend on all rows of the job."""
-    taking = (one for one in record.spec.stages[stage:until] if one.takes_all and one.operator != PUBLISH_OPERATOR)
+    taking = (one for one in record.spec.stages[stage:until] if one.is_undivided and one.operator != PUBLISH_OPERATOR)
     found = next(taking, None)
     if found is not None:
         raise Conflict(

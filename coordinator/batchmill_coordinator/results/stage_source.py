@@ -22,13 +22,15 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batchmill.columns.lineage import without_lineage
-from batchmill.gathered_results import GatheredResults
+from batchmill.input_readers import reader_of
 from batchmill.jobs.shard import Slice, part_of
+from batchmill.jobs.windows import ticking_ms
 from batchmill.ledger.formats.encodings import StageCursor
 from batchmill.ledger.formats.record import JobStage
 from batchmill.sources.base import End, InputSplit, NextSplit, NotYet, RowCount, Source, Splitter
 from batchmill_coordinator.results.outputs import settled_shards
 from batchmill_coordinator.results.source_row_splits import SourceRowSplitter
+from batchmill_coordinator.results.state_splits import StateSplitter, StepCursor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -60,9 +62,9 @@ class StageSource(Source):
         origin = before or JobStage(record, record.stages[stage - 1])
         self._origin = origin.job
         self._before = origin.stage
-        self.stays_open = before is not None
+        self.stays_open = before is not None and not self._own.spec.keeps_state
         self._results = results
-        self._reader: RowReader = GatheredResults(results) if self._own.spec.gathers else results
+        self._reader: RowReader = reader_of(results, self._own.spec)
 
     @cached_property
     def schema(self) -> pa.Schema:
@@ -89,6 +91,8 @@ class StageSource(Source):
         if self._own.spec.gathers:
             total = self._origin.first.rows_total  # of some of them there may be nothing to gather
             return RowCount(max(total or 0, self._own.rows_planned), exact=False)
+        if self._own.spec.keeps_state:  # each of its shards ends with a row that is none of the stage before
+            return RowCount(max(self._before.rows_out, self._own.rows_planned), exact=False)
         if self.stays_open:
             return RowCount(self._results_there, exact=True)  # replays may have added some
         expected = self._before.expected_results
@@ -96,6 +100,11 @@ class StageSource(Source):
             return RowCount(max(self._before.rows_out, self._own.rows_planned), exact=False)
         rows, exact = expected
         return RowCount(rows, exact=exact)
+
+    def _last_part(self) -> str:
+        """Name the part of the last shard of this stage that is planned; "" if it is not settled."""
+        last = next(settled_shards(self._ledger, self._record, self._own.number, self._own.shards_planned - 1))
+        return part_of(last.parts[-1].shard_id, last.parts[-1].token) if last.is_complete and last.parts else ""
 
     @cached_property
     def _results_there(self) -> int:
@@ -105,6 +114,10 @@ class StageSource(Source):
         """See `Source.splitter`."""
         own, at, before = self._own, StageCursor.parse(cursor), self._before
         holds_out = own.spec.min_shard_rows > 1 and before.shards_in_flight > 0  # else its buffer may be full
+        if own.spec.keeps_state:
+            ahead = _StageSplitter(self._ledger, self._origin, before, StepCursor.parse(cursor).results, waits=False)
+            ticks_for_ms = ticking_ms(own.spec.params)
+            return StateSplitter(ahead, own, cursor, self._last_part, self._ledger.now_ms, ticks_for_ms)
         waits = (own.shards_live > 0 or holds_out) and not before.is_settled
         if own.spec.takes_all:
             return _CompleteSplitter(self._ledger, self._origin, before, at)

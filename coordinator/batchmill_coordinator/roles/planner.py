@@ -179,7 +179,7 @@ class Planner:
         index = self._ledger.index
         waiting = self._waits.keys()
         horizons = {name: pool.horizon for name, pool in pools.items()}
-        keys = index.to_plan(horizons, MAX_STAGES_READ + len(waiting))
+        keys = index.to_plan(horizons, MAX_STAGES_READ + len(waiting) + len(seen))
         fresh = [key for key in keys if key not in seen and key not in self._running and key not in waiting]
         if not fresh and not seen:
             idle = dict.fromkeys(set(index.pools_to_plan(MAX_IDLE_POOLS)) - pools.keys(), EMPTY.horizon)

@@ -126,7 +126,7 @@ class Recoverer:
             shards.expire_attempt(ref, epoch, delay_s=0)  # another version runs it again, or a user cancels it
             return
         spec = record.spec.stages[ref.stage]
-        decision = decide(shard, Lost(), spec.retry, self._rng, takes_all=spec.takes_all)
+        decision = decide(shard, Lost(), spec.retry, self._rng, is_undivided=spec.is_undivided)
         match decision:
             case Requeue(delay_s):
                 taken = shards.expire_attempt(ref, epoch, delay_s=delay_s) is ExpireAttemptAnswer.OK

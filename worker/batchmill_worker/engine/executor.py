@@ -7,6 +7,7 @@ Kinds of operators need ways of running of their own, behind one protocol:
    enters and leaves by itself. `RequestExecutor` is shared by all shards of the process like the other one, returns to
    each caller its own rows, and declares to the meter which rows of each attempt are in flight.
 3. An operator that writes to a store takes a complete shard, and does not use the device: `StoreExecutor`.
+4. Neither does one that keeps state, which also takes what it has left at the shard before: `StateExecutor`.
 
 `Executors` is the one place where the kind of an operator decides. Neither an attempt nor the row cache knows which
 executor it has.
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.jobs.shard import ShardRef
+    from batchmill.jobs.state_step import StateStep
     from batchmill.operators.contract import OperatorDefinition, RowError
     from batchmill_worker.batching.packing import Rows
     from batchmill_worker.batching.sizing import Batching
@@ -54,6 +56,7 @@ class ShardTask:
     rows: the index of each row in the stage's input; None: from 0.
     failures: how often rows failed before, by their index in the table.
     max_bytes: of results, beyond which to stop after the batch that passes it; None: no limit.
+    step: what the shard is in the sequence of those of a stage that keeps state.
     save: stores what is settled so far, for the next attempt if this one is lost; None: nobody does. It does not raise.
     """
 
@@ -69,6 +72,7 @@ class ShardTask:
     failures: Mapping[int, int] = field(default_factory=dict)
     max_bytes: int | None = None
     save: Callable[[ShardResult], None] | None = None
+    step: StateStep | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +115,11 @@ class Executor(Protocol):
 class Executors:
     """The executors of a device process."""
 
-    def __init__(self, batches: Executor, stores: Executor, requests: Executor) -> None:
+    def __init__(self, batches: Executor, stores: Executor, requests: Executor, states: Executor) -> None:
         self._batches = batches
         self._stores = stores
         self._requests = requests
+        self._states = states
 
     def of(self, definition: OperatorDefinition) -> Executor:
         """Return the executor for an operator of this kind."""
@@ -125,5 +130,7 @@ class Executors:
                 return self._stores
             case OperatorKind.REQUEST:
                 return self._requests
+            case OperatorKind.STATE:
+                return self._states
             case never:
                 assert_never(never)

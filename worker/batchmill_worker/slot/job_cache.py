@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.caches import Lru
-from batchmill.gathered_results import GatheredResults
+from batchmill.input_readers import reader_of
 from batchmill.jobs.files import ResultsSource
 from batchmill.jobs.stages import FIRST_STAGE, last_stage, stage_called
 from batchmill.stage_results import StageResults, kept_parts
@@ -87,9 +87,7 @@ class JobFilesCache:
         elif stage == FIRST_STAGE and not isinstance(spec.source, ResultsSource):
             source = self._workspace.open_source(job_id, spec, inline_rows)
         else:
-            source = self._results_before(job_id, stage, spec)
-            if spec.stages[stage].gathers:
-                source = GatheredResults(source)
+            source = reader_of(self._results_before(job_id, stage, spec), spec.stages[stage])
         files = JobFiles(spec, stage, source, self._workspace.open_results(job_id, spec, stage))
         self._kept.put((job_id, stage), files)
         return files

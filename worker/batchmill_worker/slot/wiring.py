@@ -21,6 +21,7 @@ from batchmill_worker.engine.controllers import ControllerCache
 from batchmill_worker.engine.executor import Executors
 from batchmill_worker.engine.request_executor import RequestExecutor
 from batchmill_worker.engine.stage_costs import StageCosts
+from batchmill_worker.engine.state_executor import StateExecutor
 from batchmill_worker.engine.store_executor import StoreExecutor
 from batchmill_worker.metering.process import begin_counting
 from batchmill_worker.models.model_memory import MIB, default_budget, slot_memory
@@ -111,7 +112,8 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     device, clock, price_nano = DeviceLock(), SystemClock(), hourly_price_nano(settings, identity)
     requests = RequestExecutor(device, clock, trace, traffic.is_recent)
     batches = BatchExecutor(device, memory=memory_of(worker.device), trace=trace)
-    executors = Executors(batches, StoreExecutor(clock, trace), requests)
+    states = StateExecutor(workspace.blobs, clock, trace)
+    executors = Executors(batches, StoreExecutor(clock, trace), requests, states)
     urgent = BatchExecutor(device, memory=memory_of(worker.device), trace=trace, is_urgent=True)
     answers = LaneAnswers(urgent, requests, ControllerCache(ledger.profiles, worker.device))
     place = LanePlace(ledger.lane, worker.name, settings.pool, price_nano)

@@ -60,8 +60,8 @@ class StageCursor(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> StageCursor:
-        """The inverse of `write`; "" is the beginning."""
-        return cls(*map(int, text.split())) if text else cls()
+        """The inverse of `write`; "" is the beginning. What a stage that keeps state has behind it is left out."""
+        return cls(*map(int, text.split()[:2])) if text else cls()
 
 
 class FreedParts(NamedTuple):

@@ -27,6 +27,12 @@ local function shard_of_cursor(cursor)
   return string.match(cursor or '', '^%d+') or '0'
 end
 
+-- Of a stage that keeps state there follow numbers and a name that only the planner reads, the first of them 1 while shards
+-- without rows are needed: see `StepCursor`.
+local function is_ticking(cursor)
+  return string.match(cursor or '', '^%d+ %d+ 1 ') ~= nil
+end
+
 -- Who holds an attempt: "worker claim", with a name of its own for each claim.
 local function worker_of(holder)
   return string.match(holder, '^(%S+) ')

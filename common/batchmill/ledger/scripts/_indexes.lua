@@ -74,9 +74,10 @@ local function first_due(ready, waiting)
 end
 
 -- Whether a stage that is not planned has input that it could be planned for: the first always may have some, a later one
--- once the shard at its cursor, of the stage before it, is settled, or all of them are.
+-- once the shard at its cursor, of the stage before it, is settled, or all of them are, or when it has to be planned because
+-- time passes.
 local function may_have_input(job, number, cursor)
-  if number == 0 then return true end
+  if number == 0 or is_ticking(cursor) then return true end
   local before = number - 1
   if redis.call('HEXISTS', job .. ':done:' .. before, shard_of_cursor(cursor)) == 1 then return true end
   return is_settled(job .. ':stage:' .. before)

@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
-from batchmill.columns.lineage import SOURCE_ROW, lineage_of_results, path_at
+from batchmill.columns.lineage import SOURCE_ROW, lineage_of, lineage_of_results, path_at, without_lineage
 from batchmill.errors import BatchmillError, InvalidOperator, StaleToken
 from batchmill.gathered_results import borders_of
 from batchmill.jobs.completion import Completion, ShardRest
 from batchmill.jobs.dead_letters import INCOMPLETE, DeadRows, count_by_type, dead_letters_name
 from batchmill.jobs.job import MAX_INLINE_BYTES
-from batchmill.jobs.shard import ShardState, checkpoint_name
+from batchmill.jobs.shard import ShardState, checkpoint_name, part_of
+from batchmill.jobs.state_step import state_name
 from batchmill.operators.contract import OperatorKind
 from batchmill.storage.indexed import INDEX
 from batchmill.workspace import stream_from_table
@@ -167,6 +168,8 @@ class AttemptStore:
         if files is not None:
             files.results.delete(ref.shard_id, ref.token)
         self._blobs.delete(dead_letters_name(ref))
+        if files is not None and files.spec.stages[ref.stage].keeps_state:
+            self._blobs.delete(state_name(ref.job_id, ref.stage, part_of(ref.shard_id, ref.token)))
 
 
 def _results(loaded: LoadedShard, progress: ShardProgress) -> pa.Table:
@@ -177,7 +180,10 @@ def _results(loaded: LoadedShard, progress: ShardProgress) -> pa.Table:
     plain = table.drop_columns([INDEX])
     if loaded.files.spec.has_lineage:
         rows = table[INDEX].to_numpy()
-        lineage = lineage_of_results(loaded.lineage, rows, loaded.shard.first_row, expands=expands)
+        if loaded.definition.keeps_state:  # what it makes is of many rows: the operator numbers it itself
+            lineage, plain = lineage_of(plain), without_lineage(plain)
+        else:
+            lineage = lineage_of_results(loaded.lineage, rows, loaded.shard.first_row, expands=expands)
         _refuse_lineage(loaded.definition.name, plain, lineage)
     elif expands or loaded.spec.on_null == "skip":
         lineage = pa.table({SOURCE_ROW: table[INDEX]})

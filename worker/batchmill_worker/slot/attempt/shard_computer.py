@@ -6,6 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from batchmill.jobs.files import UploadSource
+from batchmill.jobs.state_step import StateStep
 from batchmill_worker.engine.executor import ShardTask
 
 if TYPE_CHECKING:
@@ -65,6 +66,7 @@ class ShardComputer:
                 failures=loaded.failures,
                 max_bytes=loaded.max_new_bytes,
                 save=save,
+                step=StateStep.of(loaded.shard) if definition.keeps_state else None,
             )
 
             def compute(rows: pa.Table) -> ShardResult:

@@ -167,7 +167,7 @@ class ShardLoader:
         loaded = LoadedShard(shard, files, definition, before, _NO_ROWS, table, lineage)
         unusable = unusable_rows(shard, found, required, stage.on_null, files.source, loaded.name_of)
         before = before.with_unusable(unusable, shard.stage, stage.operator, self._worker, self._clock.wall())
-        is_of_all = stage.takes_all or definition.kind is OperatorKind.SHARD  # its one result is of all rows
+        is_of_all = stage.is_undivided or definition.kind is OperatorKind.SHARD  # its one result is of all rows
         max_bytes = None if is_of_all else self._max_result_bytes
         left = before.pending(shard)
         pending = rows_to_run(shard, before, left, max_bytes)

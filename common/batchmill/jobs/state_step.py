@@ -1,0 +1,42 @@
+"""A shard of a stage that keeps state: one of a sequence, each of which begins with what the one before it has left.
+
+1. The planner makes a shard of such a stage when the one before it is settled. So they run in order, one at a time.
+2. The state is a blob under the name of the attempt that has left it. The commit of that attempt makes its results
+   count, and with them its state: the next shard names the part of the committed attempt. An attempt that loses its
+   shard leaves a state that nothing names, and one that is run again begins with the same state, rows and time.
+3. Each shard ends with a row that is none of the stage before: what it makes because time has passed, or because no
+   rows will come any more, is made of that row. So there can be a shard without other rows.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, NamedTuple
+
+from batchmill.jobs.shard import Slice
+
+if TYPE_CHECKING:
+    from batchmill.jobs.shard import Shard
+
+
+class StateStep(NamedTuple):
+    """What a shard is in the sequence; the last of its slices."""
+
+    before: str = ""  # the part whose attempt has left the state: "17-a2"; of the first shard empty
+    obsolete: str = ""  # the part before that, whose state nobody needs any more
+    now_ms: int = 0  # when it was planned, since the epoch: its time, whenever it runs
+    is_last: bool = False  # whether no rows will come any more
+
+    def slice(self) -> Slice:
+        """Write it as the slice with the last row of its shard."""
+        return Slice(0, 0, 0, 1, offsets=json.dumps(list(self), separators=(",", ":")))
+
+    @classmethod
+    def of(cls, shard: Shard) -> StateStep:
+        """Read it from a shard."""
+        return cls(*json.loads(shard.slices[-1].offsets))
+
+
+def state_name(job_id: str, stage: int, part: str) -> str:
+    """Name the blob with the state that an attempt has left. part: what the ledger calls its results."""
+    return f"jobs/{job_id}/state/{stage}/{part}"

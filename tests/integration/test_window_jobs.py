@@ -1,0 +1,102 @@
+"""Windows as a stage of a chain, end to end: what fires, in shards of any size, and what becomes of late rows."""
+
+from __future__ import annotations
+
+import random
+from collections import Counter, defaultdict
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import batchmill
+from batchmill import Stage, Window
+from batchmill.errors import Conflict, InvalidParams, InvalidRequest
+from support.waiting import GRACE_S
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+MINUTE_MS = 60_000
+START_MS = 1_900_000_020_000  # a whole minute
+
+
+def events(count: int, seed: int = 1) -> list[dict[str, Any]]:
+    """Return rows of some users, a second apart, each up to 8 s late."""
+    rng = random.Random(seed)
+    return [
+        {"user": rng.choice("abc"), "at": START_MS + n * 1000 - rng.randrange(8000), "n": n, "score": rng.random()}
+        for n in range(count)
+    ]
+
+
+def by_window(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    found = defaultdict(list)
+    for row in rows:
+        found[row["user"], row["at"] // MINUTE_MS * MINUTE_MS].append(row)
+    return found
+
+
+def start_ms(row: dict[str, Any]) -> int:
+    return round(row["window_start"].timestamp() * 1000)
+
+
+def test_every_row_is_in_its_window_whatever_the_size_of_shards(client: batchmill.Client) -> None:
+    rows = events(9000)
+    window = Window(
+        by="user",
+        time="at",
+        tumbling="1m",
+        wait="8s",
+        aggregate={"rows": "count", "total": "sum:n", "best": "top:score:2", "numbers": "collect:n"},
+    )
+    job = client.submit(rows=rows, stages=[Stage("echo"), window, Stage("echo", name="last")]).wait(GRACE_S)
+    found = list(job.results())
+    expected = by_window(rows)
+    assert {(one["user"], start_ms(one)) for one in found} == set(expected)
+    assert len(found) == len(expected)
+    for one in found:
+        inside = sorted(expected[one["user"], start_ms(one)], key=lambda row: row["at"])
+        assert one["revision"] == 0
+        assert one["merged_into"] is None
+        assert one["rows"] == len(inside)
+        assert one["total"] == sum(row["n"] for row in inside)
+        assert one["best"] == sorted((row["score"] for row in inside), reverse=True)[:2]
+        assert Counter(one["numbers"]) == Counter(row["n"] for row in inside)
+    assert [one["source_row"] for one in found] == list(range(len(found)))
+    assert job.status().rows_dead == 0
+
+
+def test_late_rows_are_dead_letters_and_make_revisions_before(client: batchmill.Client) -> None:
+    times = [10, 70, 20, 95, 30, 125, 40]  # the watermark passes 60 at 70, and 90 at 95
+    rows = [{"at": START_MS + time * 1000, "n": n} for n, time in enumerate(times)]
+    window = Window(time="at", tumbling="1m", late="30s", aggregate={"numbers": "collect:n"})
+    job = client.submit(rows=rows, stages=[Stage("echo"), window]).wait(GRACE_S)
+    found = [((start_ms(one) - START_MS) // 1000, one["revision"], one["numbers"]) for one in job.results()]
+    assert found == [(0, 0, [0]), (0, 1, [0, 2]), (60, 0, [1, 3]), (120, 0, [5])]
+    letters = list(job.dead_letters())
+    assert [(one.error_type, one.row["n"]) for one in letters] == [("late", 4), ("late", 6)]
+    with pytest.raises(Conflict, match="depend on all rows"):
+        job.replay()
+
+
+def test_sessions_and_count_windows_fire_at_the_end_of_the_source(client: batchmill.Client) -> None:
+    rows = [{"user": user, "at": START_MS + time} for user, time in (("a", 0), ("b", 10), ("a", 900), ("a", 5000))]
+    sessions = client.submit(rows=rows, stages=[Stage("echo"), Window(by=["user"], time="at", session="2s")])
+    counts = client.submit(rows=rows, stages=[Stage("echo"), Window(by="user", count=2)])
+    found = [(one["user"], start_ms(one) - START_MS, one["rows"]) for one in sessions.wait(GRACE_S).results()]
+    assert found == [("a", 0, 2), ("b", 10, 1), ("a", 5000, 1)]
+    assert [(one["user"], one["rows"]) for one in counts.wait(GRACE_S).results()] == [("a", 2), ("b", 1), ("a", 1)]
+
+
+def test_a_stage_with_windows_that_is_wrong_is_refused(client: batchmill.Client) -> None:
+    rows = [{"at": 1}]
+    with pytest.raises(InvalidRequest, match="keeps state of the rows of a stage before it; it cannot be the first"):
+        client.submit(rows=rows, stages=[Window(time="at", tumbling="1m"), Stage("echo")])
+    with pytest.raises(InvalidParams, match="tumbling"):
+        client.submit(rows=rows, stages=[Stage("echo"), Window(time="at", tumbling="-1m")])
+
+
+def test_an_input_without_rows_has_no_windows(client: batchmill.Client) -> None:
+    job = client.submit(rows=[{"at": "never"}], stages=[Stage("echo"), Window(time="at", tumbling="1m")])
+    assert list(job.wait(GRACE_S).results()) == []
+    assert [one.error_type for one in job.dead_letters()] == ["bad_value"]

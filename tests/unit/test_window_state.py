@@ -1,0 +1,146 @@
+"""The state of windows as bytes, and the cuts of what they read."""
+
+from __future__ import annotations
+
+import random
+from dataclasses import replace
+from datetime import UTC, date, datetime, time, timedelta
+from decimal import Decimal
+from itertools import repeat
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batchmill.errors import DamagedData, InvalidRows
+from batchmill.jobs.shard import Shard, ShardId
+from batchmill.jobs.state_step import StateStep
+from batchmill.jobs.windows import ticking_ms
+from batchmill.ledger.formats.encodings import StageCursor
+from batchmill.ledger.formats.record import StageRecord
+from batchmill.sources.base import End, InputSplit, NextSplit, NotYet, Splitter
+from batchmill_coordinator.results.state_splits import StateSplitter, StepCursor
+from batchmill_worker.windows.aggregates import Collect
+from batchmill_worker.windows.encoding import decode_state, encode_state
+from batchmill_worker.windows.rules import WindowKind, WindowRule
+from batchmill_worker.windows.state import WindowState
+from batchmill_worker.windows.stepping import Arrival, Windows
+from support.windowing import COLLECTED, drawn_events, drawn_rule, run_stream
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+COUNT = WindowRule(WindowKind.COUNT, 100)
+
+
+def test_a_state_that_was_stored_continues_as_if_it_had_not_been() -> None:
+    for seed in range(200):
+        rng = random.Random(seed)
+        rule, events = replace(drawn_rule(rng), idle_ms=1000), drawn_events(rng, "xy")
+        expected, _ = run_stream(rule, events)
+        state, fired = WindowState(), []
+        for event in events:
+            fired += run_stream(rule, [event], state, flush=False)[0]
+            state, columns = decode_state(encode_state(state, "columns"), rule)
+            assert columns == "columns"
+        assert fired + Windows(rule, COLLECTED, state).flush() == expected, seed
+
+
+def test_values_that_json_lacks_are_kept() -> None:
+    values = [
+        b"\x00\xff",
+        datetime(2030, 1, 2, 3, 4, 5, 6, UTC),
+        datetime(2030, 1, 2),  # noqa: DTZ001  # columns may have no zone
+        date(2030, 1, 2),
+        time(1, 2, 3),
+        timedelta(days=-1, microseconds=5),
+        Decimal("1.50"),
+        {"a": [1, None]},
+    ]
+    windows = Windows(COUNT, [Collect("v")], WindowState())
+    for value in values:
+        windows.add(Arrival((b"key", date(2030, 1, 1)), 1, {"v": value}), 0)
+    state, _ = decode_state(encode_state(windows.state, ""), COUNT)
+    (fired,) = Windows(COUNT, [Collect("v")], state).flush()
+    assert fired.key == (b"key", date(2030, 1, 1))
+    assert fired.results == (values,)
+    assert [type(one) for one in fired.results[0]] == [type(one) for one in values]
+
+
+def test_a_value_that_cannot_be_kept_and_a_state_that_is_damaged_are_named() -> None:
+    windows = Windows(COUNT, [Collect("v")], WindowState())
+    windows.add(Arrival((1,), 1, {"v": object()}), 0)
+    with pytest.raises(InvalidRows, match="cannot keep a value of the type object"):
+        encode_state(windows.state, "")
+    for data in (b"", b"x", encode_state(WindowState(), "")[:-9]):
+        with pytest.raises(DamagedData):
+            decode_state(data, COUNT)
+
+
+class Rows(Splitter):
+    """Gives what it is told."""
+
+    def __init__(self, splits: Iterator[NextSplit]) -> None:
+        self._splits = splits
+
+    def next_split(self, max_rows: int, max_bytes: int) -> NextSplit:  # noqa: ARG002  # it is told what to give
+        """See `Splitter.next_split`."""
+        return next(self._splits)
+
+
+class Planning:
+    """Plans the shards of a stage that keeps state, as the planner does: each with a splitter of its own."""
+
+    def __init__(self, ticks_for_ms: int | None = None) -> None:
+        self.own = StageRecord(1, None)  # type: ignore[arg-type]  # its spec is not read
+        self.cursor, self.now_ms, self._ticks_for_ms = "", 1000, ticks_for_ms
+
+    def next(self, found: NextSplit, *, live: int = 0) -> StateStep | NextSplit:
+        planned = self.own.shards_planned
+        own = replace(self.own, shards_live=live)
+        splitter = StateSplitter(
+            Rows(repeat(found)), own, self.cursor, lambda: f"{planned - 1}-a1", lambda: self.now_ms, self._ticks_for_ms
+        )
+        made = splitter.next_split(100, 100)
+        assert not isinstance(splitter.next_split(100, 100), InputSplit)  # one at a time
+        if not isinstance(made, InputSplit):
+            return made
+        self.cursor = made.cursor
+        self.own = replace(self.own, shards_planned=planned + 1)
+        assert made.rows == sum(one.rows for one in made.slices)
+        return StateStep.of(Shard("job", 1, ShardId((planned,)), 0, made.rows, made.slices))
+
+
+def rows(shard: int) -> InputSplit:
+    return InputSplit((), 0, 0, StageCursor(shard, 0).write())
+
+
+def test_each_shard_begins_with_the_state_of_the_one_before_it() -> None:
+    planning = Planning()
+    assert planning.next(rows(1)) == StateStep("", "", 1000, is_last=False)
+    assert planning.next(rows(2), live=1) == NotYet()
+    assert planning.next(rows(2)) == StateStep("0-a1", "", 1000, is_last=False)
+    assert planning.next(NotYet("5 0")) == NotYet(
+        StepCursor.parse(planning.cursor)._replace(results=StageCursor(5)).write()
+    )
+    assert planning.next(rows(3)) == StateStep("1-a1", "0-a1", 1000, is_last=False)
+    assert planning.next(End()) == StateStep("2-a1", "1-a1", 1000, is_last=True)
+    assert planning.next(End()) == End()
+    assert Planning().next(End()) == End()
+
+
+def test_time_makes_shards_without_rows_until_nothing_can_be_left_to_do() -> None:
+    planning = Planning(ticks_for_ms=2500)
+    assert planning.next(NotYet()) == NotYet()
+    planning.next(rows(1))
+    ticks = []
+    for planning.now_ms in range(1000, 10_000, 500):
+        found = planning.next(NotYet())
+        if isinstance(found, StateStep):
+            ticks.append(found.now_ms)
+    assert ticks == [2000, 3000, 4000]
+
+
+def test_time_passes_for_as_long_as_windows_can_be_open() -> None:
+    assert ticking_ms({"tumbling": "1m", "wait": "10s"}) is None
+    assert ticking_ms({"tumbling": "1m", "wait": "10s", "late": 5, "idle": "30s"}) == 105_000
+    assert ticking_ms({"sliding": ["5m", "1m"], "idle": 1.5}) == 301_500

@@ -1,0 +1,118 @@
+"""The executor for operators that keep state: a complete shard goes in, with what the shard before it has left.
+
+What the operator returns is complete: results, failed rows and the new state. The state is stored before the attempt
+commits, under the attempt's name; see `batchmill.jobs.state_step`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from batchmill.columns import rows_of
+from batchmill.jobs.dead_letters import json_value
+from batchmill.jobs.shard import part_of
+from batchmill.jobs.state_step import state_name
+from batchmill_worker.engine.executor import ALL_DEFAULTS
+from batchmill_worker.engine.shard_result import BatchTiming, ShardResult
+from batchmill_worker.runtime.device_time import DeviceTimeMeter
+from batchmill_worker.runtime.failures import DeadRow, Failure
+from batchmill_worker.runtime.trace import NO_TRACE, Phase, Recorder
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    import pyarrow as pa
+
+    from batchmill.clock import Clock
+    from batchmill.jobs.state_step import StateStep
+    from batchmill.storage.blobs import BlobStore
+    from batchmill_worker.engine.executor import ShardTask
+    from batchmill_worker.models.ready_operator import ReadyOperator
+
+
+@dataclass(frozen=True, slots=True)
+class StatefulRows:
+    """What such an operator is given.
+
+    Attributes:
+        rows: All rows of the shard, in order.
+        step: What the shard is in the sequence.
+        before: The name of the state to begin with; empty: there is none.
+        name: The name of the state that it leaves. An operator may keep a state in memory by its name.
+        load: Reads the state to begin with.
+    """
+
+    rows: pa.Table
+    step: StateStep
+    before: str
+    name: str
+    load: Callable[[], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class StatefulResults:
+    """What it returns.
+
+    Attributes:
+        results: In the order of the rows that they are made at. Their first column, `source_row`, numbers them over all
+            shards.
+        counts: How many there are of each row, and last, of the end of the shard.
+        state: What the next shard begins with.
+        errors: The type and the message of the error of each failed row, by its place.
+    """
+
+    results: pa.Table
+    counts: list[int]
+    state: bytes
+    errors: Mapping[int, tuple[str, str]] = field(default_factory=dict)
+
+
+class StateExecutor:
+    """Runs the shards of operators of the kind `STATE`; see `Executor`. They do not use the device."""
+
+    def __init__(self, blobs: BlobStore, clock: Clock, trace: Recorder = NO_TRACE) -> None:
+        self._blobs = blobs
+        self._clock = clock
+        self._trace = trace
+
+    def run(self, operator: ReadyOperator, table: pa.Table, task: ShardTask = ALL_DEFAULTS) -> ShardResult:
+        """Run all rows of a shard, unless `task.should_stop` is true before.
+
+        Raises what the operator raises, `StorageError` if a state cannot be read or written, and `DamagedData` or
+        `NotFound` for one that is damaged or missing.
+        """
+        nothing = np.empty(0, dtype=np.int64)
+        if task.ref is None or task.step is None:
+            raise RuntimeError(f"operator {operator.definition.name!r} runs behind another stage only")
+        if task.should_stop():
+            return ShardResult(table.slice(0, 0), nothing, nothing, (), (), stopped=True)
+        ref, step = task.ref, task.step
+        own = state_name(ref.job_id, ref.stage, part_of(ref.shard_id, ref.token))
+        before = state_name(ref.job_id, ref.stage, step.before) if step.before else ""
+        given = StatefulRows(
+            table.slice(0, table.num_rows - 1), step, before, own, lambda: self._blobs.get(before).to_pybytes()
+        )
+        started = self._clock.monotonic()
+        usage = task.usage or DeviceTimeMeter().open()
+        with (
+            self._trace.span(Phase.STORE, shard=task.attempt_id, rows=table.num_rows),
+            usage.inferring(given, table.num_rows, table.num_rows),
+        ):
+            found: StatefulResults = operator.infer(given)
+            self._blobs.put(own, found.state)
+            if step.obsolete:
+                self._blobs.delete(state_name(ref.job_id, ref.stage, step.obsolete))
+        operator.has_succeeded = True
+        busy_s = self._clock.monotonic() - started
+        every = np.arange(table.num_rows, dtype=np.int64)
+        timing = BatchTiming(table.num_rows, table.num_rows, table.num_rows, busy_s)
+        dead = tuple(
+            DeadRow(place, Failure(kind, message, ""), json_value(rows_of(table.slice(place, 1))[0]))
+            for place, (kind, message) in sorted(found.errors.items())
+        )
+        sources = np.repeat(every, found.counts)
+        made = tuple(found.results.column_names)
+        return ShardResult(found.results, sources, every, dead, (timing,), stopped=False, made=made)

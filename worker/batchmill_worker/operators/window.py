@@ -1,0 +1,178 @@
+"""`window`: groups of rows by key and time, each of which makes one row, and another one for each late row."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import pyarrow as pa
+from pydantic import Field
+
+from batchmill.caches import Lru
+from batchmill.columns import decode_schema, encode_schema
+from batchmill.durations import Span
+from batchmill.errors import InvalidParams, InvalidRows, did_you_mean
+from batchmill.jobs.windows import WINDOW_OPERATOR
+from batchmill.operators.contract import OperatorKind
+from batchmill.operators.registration import operator
+from batchmill_worker.engine.state_executor import StatefulResults, StatefulRows
+from batchmill_worker.windows.aggregates import KINDS, Aggregate, Count, Top
+from batchmill_worker.windows.columns import MADE, rows_in, table_of, times_of, used_schema
+from batchmill_worker.windows.encoding import decode_state, encode_state
+from batchmill_worker.windows.rules import WindowKind, WindowRule
+from batchmill_worker.windows.state import WindowState
+from batchmill_worker.windows.stepping import Arrival, Limits, Refusal, Windows
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from batchmill_worker.windows.stepping import Firing
+
+MAX_STATES = 16
+"""States that a process keeps in memory, so that the next shard need not read them."""
+
+MAX_TOP = 1000
+_FORM = "expected count, or KIND:COLUMN with one of the kinds sum, mean, min, max, collect, count, or top:COLUMN:N"
+
+Length = Annotated[float, Span(gt=0, le=366 * 86_400)]
+Wait = Annotated[float, Span(ge=0, le=366 * 86_400)]
+
+
+@operator(
+    WINDOW_OPERATOR, batch_format="arrow", batch_size=None, expands=True, cacheable=False, kind=OperatorKind.STATE
+)
+class Window:
+    """Group rows by key and time. Each window makes a row when the time of the rows has passed its end.
+
+    Results have the columns of `by`, `window_id`, `window_start`, `window_end`, `revision`, `merged_into`, and those of
+    `aggregate`.
+    """
+
+    def __init__(
+        self,
+        *,
+        time: Annotated[str | None, Field(description="The column with the time of a row.")] = None,
+        by: Annotated[list[str] | str, Field(description="Columns whose values have windows of their own.")] = [],  # noqa: B006  # it is not changed
+        tumbling: Annotated[Length | None, Field(description="Length of windows that follow each other.")] = None,
+        sliding: Annotated[
+            tuple[Length, Length] | None, Field(description="Length of windows, and from one beginning to the next.")
+        ] = None,
+        session: Annotated[Length | None, Field(description="A gap of this length ends a session.")] = None,
+        count: Annotated[int | None, Field(ge=1, description="Rows of a window.")] = None,
+        wait: Annotated[Wait, Field(description="How long rows may be behind the latest one.")] = 0.0,
+        late: Annotated[Wait, Field(description="For how long after its end a window takes rows.")] = 0.0,
+        idle: Annotated[
+            Length | None, Field(description="Without rows for this long, time passes by the clock.")
+        ] = None,
+        partition: Annotated[str | None, Field(description="A column: each of its values has a clock.")] = None,
+        aggregate: Annotated[dict[str, str], Field(description="New columns, and what they have.")] = {"rows": "count"},  # noqa: B006  # it is not changed
+        strict: Annotated[bool, Field(description="Rows before the watermark are late, as in Bytewax.")] = False,
+        max_windows: Annotated[int, Field(ge=1, le=10_000_000, description="Open windows, at most.")] = 1_000_000,
+        max_rows: Annotated[int, Field(ge=1, le=10_000_000, description="Rows that a window collects.")] = 100_000,
+    ) -> None:
+        kinds = {"tumbling": tumbling, "sliding": sliding, "session": session, "count": count}
+        given = [name for name, value in kinds.items() if value is not None]
+        if len(given) != 1:
+            raise _invalid(f"expected one of tumbling, sliding, session and count, got {', '.join(given) or 'none'}.")
+        self._kind = WindowKind(given[0])
+        if time is None and self._kind is not WindowKind.COUNT:
+            raise _invalid("expected time, the column with the time of a row.", "time")
+        self._time, self._partition = time, partition
+        self._by = [by] if isinstance(by, str) else list(by)
+        self._rule = self._rule_of(kinds, _ms(wait), _ms(late), None if idle is None else _ms(idle), strict=strict)
+        self._aggregates = {name: _aggregate(name, text, self._by) for name, text in aggregate.items()}
+        columns = [*self._by, *(one.column for one in self._aggregates.values() if one.column)]
+        self._columns = list(dict.fromkeys([*columns, *([partition] if partition else [])]))
+        self._limits = Limits(windows=max_windows, rows_per_window=max_rows)
+        self._states: Lru[str, tuple[WindowState, pa.Schema]] = Lru(MAX_STATES)
+
+    def infer(self, shard: StatefulRows) -> StatefulResults:
+        """Put the rows of a shard into their windows."""
+        state, schema = self._state(shard)
+        schema, first, step = used_schema(shard.rows, self._columns, schema), state.firings, shard.step
+        windows = Windows(self._rule, list(self._aggregates.values()), state, self._limits)
+        firings: list[Firing] = []
+        counts: list[int] = []
+        owed = 0  # of what fires at rows that fail: it is made of the next row
+        errors: dict[int, tuple[str, str]] = {}
+        times = times_of(shard.rows, self._time) if self._time else [step.now_ms] * shard.rows.num_rows
+        row_bytes = shard.rows.nbytes // max(shard.rows.num_rows, 1)
+        for place, (row, at) in enumerate(zip(rows_in(shard.rows, self._columns), times, strict=True)):
+            arrival = self._arrival(row, at, row_bytes)
+            if isinstance(arrival, str):
+                errors[place] = (Refusal.BAD_VALUE, arrival)
+                counts.append(0)
+                continue
+            fired, refused = windows.add(arrival, step.now_ms)
+            firings += fired
+            owed += len(fired)
+            if refused is not None:
+                errors[place] = (refused.why, refused.message)
+                counts.append(0)
+            else:
+                counts.append(owed)
+                owed = 0
+        ended = windows.flush() if step.is_last else windows.tick(step.now_ms)
+        counts.append(owed + len(ended))
+        try:
+            results = table_of([*firings, *ended], first, self._by, self._aggregates, schema)
+        except (pa.ArrowException, OverflowError) as error:
+            raise InvalidRows(f"operator 'window': values of one column have several types: {error}") from error
+        data = encode_state(state, encode_schema(schema))
+        self._states.put(shard.name, (state, schema))
+        return StatefulResults(results, counts, data, errors)
+
+    def _state(self, shard: StatefulRows) -> tuple[WindowState, pa.Schema]:
+        """Return the state to begin with; a copy in memory is used once, as a step changes it."""
+        if not shard.before:
+            return WindowState(), pa.schema([])
+        known = self._states.pop(shard.before)
+        if known is not None:
+            return known
+        state, columns = decode_state(shard.load(), self._rule)
+        return state, decode_schema(columns)
+
+    def _arrival(self, row: Mapping[str, Any], at: int | None, nbytes: int) -> Arrival | str:
+        """Return a row as windows take it, or what is wrong with it."""
+        if at is None:
+            return f"column {self._time!r}: expected a time"
+        key = tuple(row[name] for name in self._by)
+        try:
+            hash(key)
+        except TypeError:
+            return f"columns {', '.join(self._by)}: expected numbers, texts or times"
+        partition = str(row[self._partition]) if self._partition else ""
+        return Arrival(key, at, row, partition, nbytes)
+
+    def _rule_of(self, kinds: Mapping[str, Any], wait: int, late: int, idle: int | None, *, strict: bool) -> WindowRule:
+        value = kinds[self._kind.value]
+        size, every = (_ms(value[0]), _ms(value[1])) if self._kind is WindowKind.SLIDING else (value, 0)
+        if self._kind in (WindowKind.TUMBLING, WindowKind.SESSION):
+            size = _ms(value)
+        try:
+            return WindowRule(self._kind, size, every, wait_ms=wait, late_ms=late, idle_ms=idle, strict=strict)
+        except ValueError as error:
+            raise _invalid(f"{error}.", self._kind.value) from error
+
+
+def _ms(seconds: float) -> int:
+    return round(seconds * 1000)
+
+
+def _aggregate(name: str, text: str, by: list[str]) -> Aggregate:
+    if name in by or name in MADE:
+        raise _invalid(f"the aggregate {name!r} has the name of another column of the results.", "aggregate")
+    kind, _, rest = text.partition(":")
+    if kind not in KINDS:
+        raise _invalid(f"aggregate {name!r}: {_FORM}, got {text!r}.", "aggregate", did_you_mean(kind, KINDS))
+    if kind == "top":
+        column, _, most = rest.rpartition(":")
+        if not column or not most.isdigit() or not 1 <= int(most) <= MAX_TOP:
+            raise _invalid(f"aggregate {name!r}: expected top:COLUMN:N, N up to {MAX_TOP}, got {text!r}.", "aggregate")
+        return Top(column, int(most))
+    if not rest and KINDS[kind] is not Count:
+        raise _invalid(f"aggregate {name!r}: {_FORM}, got {text!r}.", "aggregate")
+    return KINDS[kind](rest)
+
+
+def _invalid(message: str, parameter: str = "", hint: str = "") -> InvalidParams:
+    return InvalidParams(f"operator 'window': {message}", hint=hint, operator=WINDOW_OPERATOR, parameter=parameter)

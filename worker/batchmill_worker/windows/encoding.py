@@ -1,0 +1,95 @@
+"""The state of a stage with windows as bytes: JSON, compressed. Values that JSON lacks are marked with their type."""
+
+from __future__ import annotations
+
+import base64
+import json
+import zlib
+from datetime import date, datetime, time, timedelta
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any
+
+from batchmill.errors import DamagedData, InvalidRows
+from batchmill_worker.windows.rules import WindowKind
+from batchmill_worker.windows.state import OpenWindow, PartitionClock, WindowState
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from batchmill_worker.windows.rules import WindowRule
+
+VERSION = 1
+_MARK = "__batchmill_type__"
+_READERS: dict[str, Callable[[str], Any]] = {
+    "bytes": base64.b64decode,
+    "datetime": datetime.fromisoformat,
+    "date": date.fromisoformat,
+    "time": time.fromisoformat,
+    "timedelta": lambda text: timedelta(microseconds=int(text)),
+    "decimal": Decimal,
+}
+
+
+def encode_state(state: WindowState, columns: str) -> bytes:
+    """Write a state. columns: the schema of the columns that it has values of, as text.
+
+    Raises `InvalidRows` for a value of a type that cannot be kept.
+    """
+    windows = [
+        [list(one.key), one.start, one.end, one.number, one.id, one.sums, one.rows, one.nbytes, one.firings,
+         int(one.has_new_rows)]
+        for of_key in state.windows.values()
+        for one in of_key
+    ]  # fmt: skip
+    clocks = {name: [one.highest, one.seen_ms] for name, one in state.clocks.items()}
+    numbers = [state.watermark, state.rows_seen, state.firings, state.opened]
+    text = json.dumps([VERSION, columns, numbers, clocks, windows], separators=(",", ":"), default=_marked)
+    return zlib.compress(text.encode(), 1)
+
+
+def decode_state(data: bytes, rule: WindowRule) -> tuple[WindowState, str]:
+    """Read a state, and the schema that was written with it. Raises `DamagedData` for anything else."""
+    try:
+        version, columns, numbers, clocks, windows = json.loads(zlib.decompress(data), object_hook=_read)
+        if version != VERSION:
+            raise ValueError(f"version {version}")
+        watermark, rows_seen, firings, opened = numbers
+        state = WindowState(watermark=watermark, rows_seen=rows_seen, firings=firings)
+        state.clocks = {name: PartitionClock(*one) for name, one in clocks.items()}
+        for key, *fields, has_new_rows in windows:
+            window = OpenWindow(tuple(key), *fields, bool(has_new_rows))
+            state.open(window)
+            state.nbytes += window.nbytes
+            if rule.kind is not WindowKind.COUNT:
+                has_waited = window.firings and not window.has_new_rows
+                state.look_at(window, window.end + rule.late_ms if has_waited else window.end)
+        state.opened = opened
+    except (ValueError, TypeError, KeyError, zlib.error) as error:
+        raise DamagedData(f"the state of windows cannot be read: {error}") from error
+    return state, columns
+
+
+def _marked(value: Any) -> dict[str, str]:
+    match value:
+        case bytes():
+            return {_MARK: "bytes", "value": base64.b64encode(value).decode()}
+        case datetime():
+            return {_MARK: "datetime", "value": value.isoformat()}
+        case date():
+            return {_MARK: "date", "value": value.isoformat()}
+        case time():
+            return {_MARK: "time", "value": value.isoformat()}
+        case timedelta():
+            return {_MARK: "timedelta", "value": str(value // timedelta(microseconds=1))}
+        case Decimal():
+            return {_MARK: "decimal", "value": str(value)}
+    raise InvalidRows(
+        f"a window cannot keep a value of the type {type(value).__name__}.",
+        hint="Convert the column in a stage before, or leave it out of the aggregates.",
+    )
+
+
+def _read(found: dict[str, Any]) -> Any:
+    if found.keys() == {_MARK, "value"}:
+        return _READERS[found[_MARK]](found["value"])
+    return found
