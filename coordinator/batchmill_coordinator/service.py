@@ -287,10 +287,11 @@ class Service:
         inline = None
         if record.spec.source is None and stage == FIRST_STAGE:
             inline = self.ledger.jobs.inline_input(record.id)
-        source = open_input(self.ledger, self.workspace, record, stage, inline)
+        inspector = Inspector(self._planning_inspectors)
+        source = open_input(self.ledger, self.workspace, record, stage, inline, inspector)
         if record.spec.source is None or isinstance(source, StageSource | EndlessSource):
             return source
-        return InspectedSource(record.id, source, Inspector(self._planning_inspectors))
+        return InspectedSource(record.id, source, inspector)
 
     def _notify(self, kind: str) -> None:
         if kind == "worker":

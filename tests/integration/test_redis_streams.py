@@ -65,7 +65,7 @@ class Reading:
         return planner_over(self.ledger, self.settings, self.open, wake)
 
     def open(self, _record: Any = None, _stage: int = 0) -> EndlessSource:
-        return open_stream(self.ledger, self.workspace, self.source)
+        return open_stream(self.ledger, self.workspace, JOB, self.source)
 
     def step(self) -> None:
         self.planner.step(self.epoch)

@@ -102,6 +102,22 @@ class StreamLedger:
         shards = (Shard.from_plan(job_id, stage, shard_id, plan) for shard_id, plan in pairs if plan is not None)
         return [piece for shard in shards for piece in shard.slices]
 
+    def files_of(self, job_id: str) -> dict[str, int]:
+        """The files of a watched folder that a job has taken, by name, with their numbers."""
+        with redis_errors():
+            found = self._store.redis.hgetall(self._keys.stream_files(job_id))
+        return {name.decode(): int(number) for name, number in found.items()}
+
+    def note_file(self, job_id: str, name: str, number: int) -> None:
+        """Note the number of a file, unless the job is gone."""
+        calls.note_file(self._store, job_id=job_id, name=name, number=number)
+
+    def forget_files(self, job_id: str, names: Sequence[str]) -> None:
+        """Forget files that the folder does not have any more."""
+        if names:
+            with redis_errors():
+                self._store.redis.hdel(self._keys.stream_files(job_id), *names)
+
     def note(self, job_id: str, lag: int | None, away: str, epoch: int) -> None:
         """Note how the stream of a job stands, as the leader. away: why its source cannot be asked."""
         calls.note_stream(self._store, epoch=epoch, job_id=job_id, stage=FIRST_STAGE, lag=lag, away=away or None)

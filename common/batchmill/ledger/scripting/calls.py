@@ -1298,6 +1298,36 @@ def note(
     return int(reply)
 
 
+class NoteFileAnswer(StrEnum):
+    """What `note_file.lua` answers."""
+
+    OK = "ok"
+    NO_JOB = "no job"
+
+
+def note_file(
+    store: Store,
+    *,
+    job_id: str,
+    name: str,
+    number: int,
+) -> NoteFileAnswer:
+    """Note the number of a file of a watched folder, before it is planned."""
+    keys = store.keys
+    reply = store.run(
+        "note_file",
+        [
+            keys.job(job_id),
+            keys.stream_files(job_id),
+        ],
+        [
+            name,
+            number,
+        ],
+    )
+    return NoteFileAnswer(reply.decode())
+
+
 class NoteStreamAnswer(StrEnum):
     """What `note_stream.lua` answers."""
 
