@@ -47,6 +47,7 @@ from batchmill_coordinator.results.pages import parse_cursor, read_page
 from batchmill_coordinator.results.resuming.resumption import Resumption
 from batchmill_coordinator.results.roll_forward import RollForward
 from batchmill_coordinator.results.stage_source import StageSource
+from batchmill_coordinator.results.stream_retention import StreamRetention
 from batchmill_coordinator.roles.batch_keeper import BatchKeeper
 from batchmill_coordinator.roles.buffers import BufferKeeper
 from batchmill_coordinator.roles.clock_guard import ClockGuard
@@ -263,7 +264,10 @@ class Service:
             Recoverer(ledger, fleet, self._publisher, settler, settings.lease_ttl_s, counts),
             Finisher(ledger, outputs, clocks, counts),
             BufferKeeper(ledger, freed),
-            StreamKeeper(ledger, self._open_source),
+            StreamKeeper(
+                *(ledger, self._open_source, StreamRetention(ledger, self.workspace, self.dead_rows), blobs),
+                settings.stream_ttl_s,
+            ),
             self._batch_keeper(clocks),
             Janitor(
                 *(ledger, blobs, self.files, clocks),
@@ -287,10 +291,11 @@ class Service:
         inline = None
         if record.spec.source is None and stage == FIRST_STAGE:
             inline = self.ledger.jobs.inline_input(record.id)
-        source = open_input(self.ledger, self.workspace, record, stage, inline)
+        inspector = Inspector(self._planning_inspectors)
+        source = open_input(self.ledger, self.workspace, record, stage, inline, inspector)
         if record.spec.source is None or isinstance(source, StageSource | EndlessSource):
             return source
-        return InspectedSource(record.id, source, Inspector(self._planning_inspectors))
+        return InspectedSource(record.id, source, inspector)
 
     def _notify(self, kind: str) -> None:
         if kind == "worker":

@@ -285,6 +285,10 @@ class Keys:
         """String: who does at present what only one may do at a time; expires."""
         return f"{self.prefix}turn:{name}"
 
+    def stream_files(self, job_id: str) -> str:
+        """Hash: names of the files of a watched folder to their numbers, while the folder has them."""
+        return f"{self.job(job_id)}:files"
+
     def dead_counts(self, job_id: str) -> str:
         """Hash: error type to how many rows of a job died of it."""
         return f"{self.job(job_id)}:dead"
@@ -305,6 +309,7 @@ class Keys:
             self.dead_counts(job_id),
             self.incomplete(job_id),
             self.readers(job_id),
+            self.stream_files(job_id),
             self.job_log(job_id),
             *(key(job_id, stage) for stage in range(stages) for key in of_stage),
         ]
