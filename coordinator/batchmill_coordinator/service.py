@@ -35,6 +35,7 @@ from batchmill_coordinator.inspection.pool import inspector_pool
 from batchmill_coordinator.lane.lane import Lane, LaneLimits
 from batchmill_coordinator.lane.served import ServedModelLoader
 from batchmill_coordinator.metering.page import CoordinatorMetrics
+from batchmill_coordinator.planning.plans import Plans
 from batchmill_coordinator.results.closing import OutputCloser
 from batchmill_coordinator.results.dead_rows import DeadRowStore
 from batchmill_coordinator.results.freed_results import FreedResults
@@ -55,6 +56,7 @@ from batchmill_coordinator.roles.janitor import Janitor
 from batchmill_coordinator.roles.leadership import Leadership
 from batchmill_coordinator.roles.ledger_keeper import LedgerKeeper
 from batchmill_coordinator.roles.lost_rows import LostRowSettler
+from batchmill_coordinator.roles.plan_keeper import PlanKeeper
 from batchmill_coordinator.roles.planner import Planner
 from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.roles.role import RoleThread
@@ -109,6 +111,9 @@ class Service:
         self.uploads = Uploads(self.ledger, self.workspace, inspector, settings)
         self.files = Files(self.ledger, self.workspace.blobs, settings)
         self.batches = Batches(self.ledger)
+        self.plans = Plans(
+            *(self.ledger, self.fleet, self.workspace, self.admission, self.uploads, inspector, settings), self.submit
+        )
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
         self.notices = Notices()
         self.metrics = CoordinatorMetrics(
@@ -260,6 +265,7 @@ class Service:
             Finisher(ledger, outputs, clocks, counts),
             BufferKeeper(ledger, freed),
             self._batch_keeper(clocks),
+            self._plan_keeper(clocks),
             Janitor(
                 *(ledger, blobs, self.files, clocks),
                 upload_ttl_s=settings.upload_ttl_s,
@@ -276,6 +282,15 @@ class Service:
             lambda request, tenant: self.submit(request, tenant).job_id,
             clocks,
             self.settings.file_ttl_s,
+        )
+
+    def _plan_keeper(self, clocks: ClockGuard) -> PlanKeeper:
+        return PlanKeeper(
+            *(self.ledger, self.fleet, self.workspace, Inspector(self._inspectors), self.uploads),
+            self.settings.currency,
+            lambda request, tenant: self.submit(request, tenant).job_id,
+            self.delete,
+            clocks,
         )
 
     def _open_source(self, record: JobRecord, stage: int) -> Source:

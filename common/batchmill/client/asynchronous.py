@@ -20,6 +20,7 @@ from batchmill.client.connection.transport import Transport
 from batchmill.client.interactive import InteractiveCalls
 from batchmill.client.job import AsyncJob
 from batchmill.client.job_filter import JobFilter
+from batchmill.client.planning import PlanCalls
 from batchmill.client.submitting.options import check_names, with_job_options
 from batchmill.client.submitting.rerun import rerun_request
 from batchmill.client.submitting.rows import check_rows, upload_parts
@@ -31,13 +32,14 @@ from batchmill.row_cache import CacheStats
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
     from datetime import datetime, timedelta
 
     from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
     from batchmill.fleet import PoolStatus, WorkerInfo
     from batchmill.jobs.index_status import IndexStatus
+    from batchmill.jobs.plan import Plan
     from batchmill.jobs.sink import SinkSpec
     from batchmill.operators.contract import OperatorInfo
 
@@ -46,7 +48,7 @@ MAX_JOBS_PAGE = 100
 MAX_INDEXES_PAGE = 1000
 
 
-class AsyncClient(InteractiveCalls):
+class AsyncClient(InteractiveCalls, PlanCalls):
     """A client of a Batchmill service for asyncio code.
 
     Use it as an async context manager or `close` it. It belongs to one event loop. Besides the errors that a method
@@ -101,15 +103,15 @@ class AsyncClient(InteractiveCalls):
             ServiceUnavailable: The service cannot be reached, or has too many unfinished jobs.
         """
         sender, parts = self.prepare(operator, rows, options)
-        return await self._send(sender, parts)
+        return self.job_of(await self._sent(sender, parts, sender.finish))
 
-    async def _send(self, sender: JobSender, parts: Iterator[UploadPart]) -> AsyncJob:
-        """Send a prepared job; after an error, delete what was sent."""
+    async def _sent(self, sender: JobSender, parts: Iterator[UploadPart], finish: Callable[[], Awaitable[M]]) -> M:
+        """Send the rows of a prepared job, then finish; after an error, delete what was sent."""
         try:
             while (part := await asyncio.to_thread(next, parts, None)) is not None:
                 if not sender.hold(part):
                     await sender.put(part)
-            return self.job_of(await sender.finish())
+            return await finish()
         except BaseException:
             await sender.abort()
             raise
@@ -154,6 +156,38 @@ class AsyncClient(InteractiveCalls):
         """
         sender, _ = self.prepare(operator, None, options)
         return await sender.check()
+
+    @with_job_options
+    async def plan(self, operator: str | None = None, rows: Any = None, **options: Unpack[JobOptions]) -> Plan:
+        """Plan a job: have workers run a sample of its rows, and say what all of them will take.
+
+        Args:
+            operator: As for `submit`.
+            rows: As for `submit`.
+
+        Returns:
+            The plan, from which `submit_plan` submits the job.
+
+        Raises:
+            InvalidRequest: Something in the request is wrong, or the sample could not be run.
+        """
+        sender, parts = self.prepare(operator, rows, options)
+        return await self.await_plan(await self._sent(sender, parts, sender.plan))
+
+    async def submit_plan(self, plan: Plan | str) -> AsyncJob:
+        """Submit the job of a plan, once.
+
+        Args:
+            plan: A plan that is ready, or its id.
+
+        Returns:
+            The job; the same one when it was submitted before.
+
+        Raises:
+            InvalidRequest: The plan says that the deadline cannot be held.
+            Conflict: The plan is not ready.
+        """
+        return self.job_of(await self.post_plan(plan))
 
     async def rerun(
         self,

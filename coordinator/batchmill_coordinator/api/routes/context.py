@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.lane.served import ModelState
     from batchmill_coordinator.lane.target import LaneTarget
     from batchmill_coordinator.metering.lane import LaneMetrics
+    from batchmill_coordinator.planning.plans import Plans
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
     from batchmill_coordinator.results.pages import ResultPage
     from batchmill_coordinator.service import Service
@@ -238,6 +239,11 @@ class Context:
     def batches(self) -> Batches:
         """The batches of all tenants; routes name their own."""
         return self._service.batches
+
+    @property
+    def plans(self) -> Plans:
+        """The plans of all tenants; routes name their own."""
+        return self._service.plans
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that are present, each with the attempts it runs of jobs that this request may see."""
