@@ -67,6 +67,7 @@ from batchmill_coordinator.status.notices import Notices
 from batchmill_coordinator.status.readiness import ReadinessProbe
 from batchmill_coordinator.status.shown_request import shown_request
 from batchmill_coordinator.status.status import cost_of, status_of
+from batchmill_coordinator.status.trends import read_trends
 
 if TYPE_CHECKING:
     import asyncio
@@ -80,6 +81,7 @@ if TYPE_CHECKING:
     from batchmill.ledger.submission import Acceptance
     from batchmill.settings import CoordinatorSettings
     from batchmill.sources.base import Source
+    from batchmill.trends import Trend
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
     from batchmill_coordinator.results.pages import ResultPage
     from batchmill_coordinator.roles.role import Role
@@ -215,6 +217,10 @@ class Service:
         records = [job for job in jobs if not isinstance(job, UnreadableJob)]
         readable = iter(self._statuses(records))
         return [job.status() if isinstance(job, UnreadableJob) else next(readable) for job in jobs]
+
+    def trends(self, operator: str | None) -> list[Trend]:
+        """Return the histories of operators; of one with its jobs."""
+        return read_trends(self.ledger, operator)
 
     def _statuses(self, records: Sequence[JobRecord]) -> list[JobStatus]:
         now_s = self.clock.wall()

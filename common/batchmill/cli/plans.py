@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from batchmill.client import Client
-    from batchmill.jobs.plan import Estimate, Plan, PlannedStage, PlanOutcome
+    from batchmill.plans import Estimate, Plan, PlannedStage, PlanOutcome
 
 
 @click.command()

@@ -39,9 +39,9 @@ if TYPE_CHECKING:
     from batchmill.client.submitting.rows import UploadPart
     from batchmill.fleet import PoolStatus, WorkerInfo
     from batchmill.jobs.index_status import IndexStatus
-    from batchmill.jobs.plan import Plan
     from batchmill.jobs.sink import SinkSpec
     from batchmill.operators.contract import OperatorInfo
+    from batchmill.plans import Plan
 
 M = TypeVar("M", bound=BaseModel)
 MAX_JOBS_PAGE = 100

@@ -23,11 +23,11 @@ if TYPE_CHECKING:
     from batchmill.fleet import PoolStatus, WorkerInfo
     from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.index_status import IndexStatus
-    from batchmill.jobs.plan import Plan
     from batchmill.jobs.search import SearchHit
     from batchmill.jobs.sink import SinkSpec
     from batchmill.jobs.status import CheckedJob
     from batchmill.operators.contract import OperatorInfo
+    from batchmill.plans import Plan
     from batchmill.row_cache import CacheStats
 
 T = TypeVar("T")

@@ -1,4 +1,4 @@
-"""What the blocking client reads of plans."""
+"""What the blocking client reads of plans and past jobs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from batchmill.client.loop import LoopThread
     from batchmill.client.planning import PlanCalls
-    from batchmill.jobs.plan import Plan
+    from batchmill.plans import Plan
+    from batchmill.trends import Trend
 
 
 class BlockingPlans:
-    """What a client reads of plans. A part of `Client`."""
+    """What a client reads of plans and past jobs. A part of `Client`."""
 
     _async: PlanCalls
     _loop: LoopThread
@@ -26,6 +27,17 @@ class BlockingPlans:
             The plans.
         """
         return self._loop.run(self._async.plans(limit))
+
+    def trends(self, operator: str | None = None) -> list[Trend]:
+        """Read how fast operators were over the latest jobs, and what has changed.
+
+        Args:
+            operator: Only this one, with its jobs in `points`. None: all, without their jobs.
+
+        Returns:
+            The histories, those of operators that became slower first.
+        """
+        return self._loop.run(self._async.trends(operator))
 
     def find_plan(self, plan_id: str) -> Plan:
         """Read a plan.

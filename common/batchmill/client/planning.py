@@ -1,4 +1,4 @@
-"""Plans of jobs: asked for, awaited, listed and submitted."""
+"""Plans of jobs: asked for, awaited, listed and submitted; and how fast past jobs were."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from urllib.parse import quote
 
 from batchmill.errors import ServiceUnavailable, from_envelope
-from batchmill.jobs.plan import Plan, PlanList, PlanState
 from batchmill.jobs.status import JobStatus
+from batchmill.plans import Plan, PlanList, PlanState
+from batchmill.trends import Trend, TrendList
 
 if TYPE_CHECKING:
     from batchmill.client.connection.transport import Transport
@@ -17,7 +18,7 @@ LOOK_INTERVAL_S = 0.25
 
 
 class PlanCalls:
-    """What a client asks about plans. A part of `AsyncClient`."""
+    """What a client asks about plans and past jobs. A part of `AsyncClient`."""
 
     _transport: Transport
 
@@ -32,6 +33,18 @@ class PlanCalls:
         """
         answer = await self._transport.json("GET", "/v1/plans", query={"limit": str(limit)})
         return self._transport.parse(PlanList, answer).plans
+
+    async def trends(self, operator: str | None = None) -> list[Trend]:
+        """Read how fast operators were over the latest jobs, and what has changed.
+
+        Args:
+            operator: Only this one, with its jobs in `points`. None: all, without their jobs.
+
+        Returns:
+            The histories, those of operators that became slower first.
+        """
+        query = {} if operator is None else {"operator": operator}
+        return self._transport.parse(TrendList, await self._transport.json("GET", "/v1/trends", query=query)).trends
 
     async def find_plan(self, plan_id: str) -> Plan:
         """Read a plan.

@@ -30,6 +30,7 @@ from batchmill.ledger.workers.fleet import FleetLedger
 from batchmill.ledger.workers.leases import LeaseLedger
 from batchmill.ledger.workers.profiles import ProfileLedger
 from batchmill.ledger.workers.row_cache import RowCacheLedger
+from batchmill.ledger.workers.trends import TrendLedger
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -66,6 +67,7 @@ class Ledger:
         self.retention = RetentionLedger(self._store)
         self.identity = IdentityLedger(self._store)
         self.profiles = ProfileLedger(self._store)
+        self.trends = TrendLedger(self._store)
         self.log = JobLogLedger(self._store, self.jobs)
         self.overview = OverviewLedger(self._store)
         self.survey = SurveyLedger(self._store)

@@ -1,8 +1,8 @@
-"""A sample of a source that stands for all of it, however the source is sorted, in an order of which any part does too.
+"""A sample of a source that is like all of it, however the source is sorted, in an order of which any run is, too.
 
 1. Rows are read at many places spread evenly over the source: a run of consecutive rows at each.
 2. They are ranked by their bytes, and put into the order of the bit-reversed ranks (J. G. van der Corput, 1935): any
-   run of that order has small and large rows in the proportions of the whole, so that a few hundred rows of it cost
+   run of that order has small and large rows in the proportions of all of them, so that a few hundred rows of it cost
    about what as many rows of the source cost on average.
 
 Rejected: scaling the cost of a random sample by bytes (a ratio estimate). It needs the bytes of all rows of the source,

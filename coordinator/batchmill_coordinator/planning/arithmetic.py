@@ -16,13 +16,13 @@ import statistics
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from batchmill.jobs.plan import Estimate, PastPlans, PlannedStage
+from batchmill.plans import Estimate, PastPlans, PlannedStage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from batchmill.jobs.job import StageSpec
-    from batchmill.jobs.plan import PlanOutcome
+    from batchmill.plans import PlanOutcome
     from batchmill_coordinator.planning.record import Round
 
 WARM_UP_ROWS = 128
@@ -104,7 +104,7 @@ def start_s(rounds: Sequence[Round], workers: int) -> float:
 
 
 def planned_stages(specs: Sequence[StageSpec], rounds: Sequence[Round], rows: int) -> list[PlannedStage]:
-    """Return what each stage of a job of so many rows takes, without what its workers say of their batches."""
+    """Return what each stage of a job of `rows` rows takes, without what its workers say of their batches."""
     measured = _measured(rounds)
     source_rows = max(sum(one.rows for one in measured), 1)
     found = []

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.jobs.frozen import Frozen
 from batchmill.jobs.job import JobRequest
-from batchmill.jobs.plan import Plan
+from batchmill.plans import Plan
 
 if TYPE_CHECKING:
     from batchmill.ledger import JobRecord

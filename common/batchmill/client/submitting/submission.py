@@ -23,9 +23,9 @@ from batchmill.durations import moment_or_span
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
 from batchmill.jobs.files import FileSource, OutputSpec, UploadSource
 from batchmill.jobs.job import JobForm, JobRequest
-from batchmill.jobs.plan import Plan
 from batchmill.jobs.sink import TABLE_PATTERN, SinkSpec
 from batchmill.jobs.status import CheckedJob, JobStatus
+from batchmill.plans import Plan
 from batchmill.wording import fault_of
 
 if TYPE_CHECKING:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
     from batchmill.storage.served_models import ServedModel, ServedModels
+    from batchmill.trends import Trend
     from batchmill_coordinator.api.pool import RequestPool
     from batchmill_coordinator.api.tenants import Access
     from batchmill_coordinator.batches.batches import Batches
@@ -257,6 +258,10 @@ class Context:
     def operators(self) -> list[OperatorInfo]:
         """Return the operators that workers have announced, without those that only the service itself uses."""
         return [each for each in self._ledger.fleet.operators() if not each.name.startswith(RESERVED_OPERATORS)]
+
+    def trends(self, operator: str | None) -> list[Trend]:
+        """Return the histories of operators; of one with its jobs."""
+        return self._service.trends(operator)
 
     def cache_stats(self) -> CacheStats:
         """Return the statistics of the row cache."""

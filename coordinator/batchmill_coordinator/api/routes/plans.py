@@ -8,8 +8,8 @@ from fastapi import APIRouter, Path, Query, Response
 
 from batchmill.errors import Conflict, NotFound
 from batchmill.jobs.job import JobRequest
-from batchmill.jobs.plan import Plan, PlanList
 from batchmill.jobs.status import JobStatus
+from batchmill.plans import Plan, PlanList
 from batchmill_coordinator.api.openapi import Responses, raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.routing import BODIES, ApiRoute, heavy, json_body
