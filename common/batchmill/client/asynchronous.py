@@ -22,12 +22,14 @@ from batchmill.client.job import AsyncJob
 from batchmill.client.job_filter import JobFilter
 from batchmill.client.planning import PlanCalls
 from batchmill.client.submitting.options import check_names, with_job_options
+from batchmill.client.submitting.push import push_requests
 from batchmill.client.submitting.rerun import rerun_request
 from batchmill.client.submitting.rows import check_rows, upload_parts
 from batchmill.client.submitting.submission import JobSender, make_spec
 from batchmill.errors import InvalidRequest
 from batchmill.jobs.cost import CostTotals
 from batchmill.jobs.status import CheckedJob, JobStatus
+from batchmill.jobs.streams.pushing import Pushed
 from batchmill.row_cache import CacheStats
 
 if TYPE_CHECKING:
@@ -41,7 +43,6 @@ if TYPE_CHECKING:
     from batchmill.jobs.index_status import IndexStatus
     from batchmill.jobs.sink import SinkSpec
     from batchmill.operators.contract import OperatorInfo
-    from batchmill.plans import Plan
 
 M = TypeVar("M", bound=BaseModel)
 MAX_JOBS_PAGE = 100
@@ -157,38 +158,6 @@ class AsyncClient(InteractiveCalls, PlanCalls):
         sender, _ = self.prepare(operator, None, options)
         return await sender.check()
 
-    @with_job_options
-    async def plan(self, operator: str | None = None, rows: Any = None, **options: Unpack[JobOptions]) -> Plan:
-        """Plan a job: have workers run a sample of its rows, and say what all of them will take.
-
-        Args:
-            operator: As for `submit`.
-            rows: As for `submit`.
-
-        Returns:
-            The plan, from which `submit_plan` submits the job.
-
-        Raises:
-            InvalidRequest: Something in the request is wrong, or the sample could not be run.
-        """
-        sender, parts = self.prepare(operator, rows, options)
-        return await self.await_plan(await self._sent(sender, parts, sender.plan))
-
-    async def submit_plan(self, plan: Plan | str) -> AsyncJob:
-        """Submit the job of a plan, once.
-
-        Args:
-            plan: A plan that is ready, or its id.
-
-        Returns:
-            The job; the same one when it was submitted before.
-
-        Raises:
-            InvalidRequest: The plan says that the deadline cannot be held.
-            Conflict: The plan is not ready.
-        """
-        return self.job_of(await self.post_plan(plan))
-
     async def rerun(
         self,
         job: AsyncJob | str,
@@ -241,6 +210,31 @@ class AsyncClient(InteractiveCalls, PlanCalls):
         job_id = job if isinstance(job, str) else job.id
         path = f"/v1/jobs/{quote(job_id, safe='')}/rerun"
         return self.job_of(self._transport.parse(JobStatus, await self._transport.json("POST", path, body=request)))
+
+    async def push(
+        self, stream: str, rows: Any, *, producer: str | None = None, sequence: int | None = None
+    ) -> list[Pushed]:
+        """Send rows to a stream of the service, for jobs over `Push(stream)`.
+
+        Args:
+            stream: The name of the stream. It need not exist before.
+            rows: Dicts, an Arrow table, or an iterable of either.
+            producer: Who sends them. With `sequence`, sending the same rows again changes nothing.
+            sequence: The producer's number of these rows, greater than that of all rows that it sent before.
+
+        Returns:
+            What became of the rows, for each request that was needed: more than one for more than 4 MiB.
+
+        Raises:
+            InvalidRows: The rows do not form a table, or are too many for one sequence.
+            Overloaded: The streams of the tenant hold as many bytes as they may; nothing was added by this request.
+        """
+        requests = await asyncio.to_thread(push_requests, rows, producer, sequence)
+        path = f"/v1/streams/{quote(stream, safe='')}"
+        return [
+            self._transport.parse(Pushed, await self._transport.json("POST", path, body=request))
+            for request in requests
+        ]
 
     def job_of(self, status: JobStatus) -> AsyncJob:
         """Return the job that a status describes.

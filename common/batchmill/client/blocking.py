@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from batchmill.jobs.search import SearchHit
     from batchmill.jobs.sink import SinkSpec
     from batchmill.jobs.status import CheckedJob
+    from batchmill.jobs.streams.pushing import Pushed
     from batchmill.operators.contract import OperatorInfo
-    from batchmill.plans import Plan
     from batchmill.row_cache import CacheStats
 
 T = TypeVar("T")
@@ -119,37 +119,23 @@ class Client(BlockingPlans):
         sender, _ = self._async.prepare(operator, None, options)
         return self._loop.run(sender.check())
 
-    @with_job_options
-    def plan(self, operator: str | None = None, rows: Any = None, **options: Unpack[JobOptions]) -> Plan:
-        """Plan a job: have workers run a sample of its rows, and say what all of them will take.
+    def push(self, stream: str, rows: Any, *, producer: str | None = None, sequence: int | None = None) -> list[Pushed]:
+        """Send rows to a stream of the service, for jobs over `Push(stream)`.
 
         Args:
-            operator: As for `submit`.
-            rows: As for `submit`.
+            stream: The name of the stream. It need not exist before.
+            rows: Dicts, an Arrow table, or an iterable of either.
+            producer: Who sends them. With `sequence`, sending the same rows again changes nothing.
+            sequence: The producer's number of these rows, greater than that of all rows that it sent before.
 
         Returns:
-            The plan, from which `submit_plan` submits the job.
+            What became of the rows, for each request that was needed: more than one for more than 4 MiB.
 
         Raises:
-            InvalidRequest: Something in the request is wrong, or the sample could not be run.
+            InvalidRows: The rows do not form a table, or are too many for one sequence.
+            Overloaded: The streams of the tenant hold as many bytes as they may; nothing was added by this request.
         """
-        sender, parts = self._async.prepare(operator, rows, options)
-        return self._loop.run(self._async.await_plan(self._sent(sender, parts, sender.plan)))
-
-    def submit_plan(self, plan: Plan | str) -> Job:
-        """Submit the job of a plan, once.
-
-        Args:
-            plan: A plan that is ready, or its id.
-
-        Returns:
-            The job; the same one when it was submitted before.
-
-        Raises:
-            InvalidRequest: The plan says that the deadline cannot be held.
-            Conflict: The plan is not ready.
-        """
-        return self._wrap(self._loop.run(self._async.submit_plan(plan)))
+        return self._loop.run(self._async.push(stream, rows, producer=producer, sequence=sequence))
 
     def rerun(
         self,

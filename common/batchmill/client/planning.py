@@ -3,24 +3,80 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 from urllib.parse import quote
 
+from pydantic import BaseModel
+
+from batchmill.client.submitting.options import with_job_options
 from batchmill.errors import ServiceUnavailable, from_envelope
 from batchmill.jobs.status import JobStatus
 from batchmill.plans import Plan, PlanList, PlanState
 from batchmill.trends import Trend, TrendList
 
 if TYPE_CHECKING:
-    from batchmill.client.connection.transport import Transport
+    from collections.abc import Awaitable, Callable, Iterator
 
+    from batchmill.client.connection.transport import Transport
+    from batchmill.client.job import AsyncJob
+    from batchmill.client.submitting.options import JobOptions
+    from batchmill.client.submitting.rows import UploadPart
+    from batchmill.client.submitting.submission import JobSender
+
+M = TypeVar("M", bound=BaseModel)
 LOOK_INTERVAL_S = 0.25
 
 
-class PlanCalls:
+class PlanCalls(ABC):
     """What a client asks about plans and past jobs. A part of `AsyncClient`."""
 
     _transport: Transport
+
+    @abstractmethod
+    def prepare(self, operator: str | None, rows: Any, options: JobOptions) -> tuple[JobSender, Iterator[UploadPart]]:
+        """See `AsyncClient`."""
+
+    @abstractmethod
+    def job_of(self, status: JobStatus) -> AsyncJob:
+        """See `AsyncClient`."""
+
+    @abstractmethod
+    async def _sent(self, sender: JobSender, parts: Iterator[UploadPart], finish: Callable[[], Awaitable[M]]) -> M:
+        """Send the rows of a prepared job, then finish; after an error, delete what was sent."""
+
+    @with_job_options
+    async def plan(self, operator: str | None = None, rows: Any = None, **options: Unpack[JobOptions]) -> Plan:
+        """Plan a job: have workers run a sample of its rows, and say what all of them will take.
+
+        Args:
+            operator: As for `submit`.
+            rows: As for `submit`.
+
+        Returns:
+            The plan, from which `submit_plan` submits the job.
+
+        Raises:
+            InvalidRequest: Something in the request is wrong, or the sample could not be run.
+        """
+        sender, parts = self.prepare(operator, rows, options)
+        return await self.await_plan(await self._sent(sender, parts, sender.plan))
+
+    async def submit_plan(self, plan: Plan | str) -> AsyncJob:
+        """Submit the job of a plan, once.
+
+        Args:
+            plan: A plan that is ready, or its id.
+
+        Returns:
+            The job; the same one when it was submitted before.
+
+        Raises:
+            InvalidRequest: The plan says that the deadline cannot be held.
+            Conflict: The plan is not ready.
+        """
+        path = f"/v1/plans/{quote(plan if isinstance(plan, str) else plan.id, safe='')}/submit"
+        return self.job_of(self._transport.parse(JobStatus, await self._transport.json("POST", path)))
 
     async def plans(self, limit: int = 20) -> list[Plan]:
         """List the plans of the tenant, the newest first, with what their jobs took.
@@ -81,19 +137,3 @@ class PlanCalls:
                 raise ServiceUnavailable(f"the plan {plan.id} failed, and the service gave no reason.")
             raise from_envelope({"error": plan.error.model_dump(mode="json")}, 422)
         return plan
-
-    async def post_plan(self, plan: Plan | str) -> JobStatus:
-        """Submit the job of a plan: the first half of `submit_plan`.
-
-        Args:
-            plan: A plan that is ready, or its id.
-
-        Returns:
-            The status of the job.
-
-        Raises:
-            InvalidRequest: The plan says that the deadline cannot be held.
-            Conflict: The plan is not ready.
-        """
-        path = f"/v1/plans/{quote(plan if isinstance(plan, str) else plan.id, safe='')}/submit"
-        return self._transport.parse(JobStatus, await self._transport.json("POST", path))

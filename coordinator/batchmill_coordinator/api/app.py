@@ -35,6 +35,7 @@ from batchmill_coordinator.api.routes import (
     pages,
     plans,
     results,
+    streams,
     uploads,
 )
 from batchmill_coordinator.api.routes.openai import chat, completions, embeddings, responses
@@ -54,7 +55,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-JOBS = (jobs, plans, job_log, costs, results, dead_letters, uploads, files, batches)
+JOBS = (jobs, plans, job_log, costs, results, dead_letters, uploads, streams, files, batches)
 LANE = (models, calls, embeddings, chat, completions, responses)
 ROUTES = (*JOBS, fleet, cache, indexes, *LANE, metrics, health, pages)
 STOP_TIMEOUT_S = 10.0
@@ -78,7 +79,14 @@ def create_app(service: Service) -> FastAPI:
         finally:
             await _stop(service)
 
-    app = FastAPI(title="Batchmill", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="Batchmill",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # the service has its own metrics and logs
+    )
     app.state.service = service
     app.state.pool = pool
     app.state.heavy_pool = RequestPool(settings.submit_threads, settings.max_waiting_requests)

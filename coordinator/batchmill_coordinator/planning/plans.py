@@ -8,6 +8,7 @@ from batchmill.durations import EXAMPLES
 from batchmill.errors import Conflict, InvalidRequest, NotFound
 from batchmill.jobs.files import FileSource, ResultsSource, UploadSource, upload_part
 from batchmill.jobs.ids import new_id
+from batchmill.jobs.streams.source import StreamSource
 from batchmill.ledger.documents import UNLIMITED, Quota
 from batchmill.ledger.formats.documents import write_document
 from batchmill.plans import Plan, PlanState
@@ -148,6 +149,8 @@ class Plans:
 
     def _checked(self, request: JobRequest, tenant: str) -> JobRequest:
         """Check a request as far as is possible without running it, and move its rows into an upload."""
+        if isinstance(request.source, StreamSource):
+            raise InvalidRequest("a job over a stream has no end, so that it cannot be planned.", field="source")
         if isinstance(request.source, ResultsSource):
             raise InvalidRequest("a job over the results of another one cannot be planned.", field="source")
         if request.source is not None and (request.rows is not None or request.rows_arrow is not None):
