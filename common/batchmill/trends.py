@@ -56,6 +56,11 @@ class Trend(Frozen):
     points: list[TrendPoint] = []  # noqa: RUF012  # pydantic gives each value its own
     """The jobs, the oldest first; only where one operator was asked for."""
 
+    @property
+    def changed_names(self) -> str:
+        """What changed with its pace, without values: `operator, host`; "" without a change."""
+        return ", ".join(one.partition(":")[0] for one in self.shift.changed) if self.shift else ""
+
 
 class TrendList(Frozen):
     """The histories of all operators, those with a change first."""

@@ -92,6 +92,7 @@ def test_a_change_names_what_changed_with_it() -> None:
     assert (trend.shift.at, trend.jobs, trend.points) == (40.0, 46, [])
     assert trend.unit_s == pytest.approx(1.4 / 1000)
     assert trend.shift.changed == ["operator: 1 → 2", "padding: 10% → 40%"]
+    assert trend.changed_names == "operator, padding"
 
 
 def test_what_became_slower_is_shown_first() -> None:

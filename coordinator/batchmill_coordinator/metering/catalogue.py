@@ -112,7 +112,7 @@ TREND = Metric(
     "batchmill_operator_slowdown_ratio",
     GAUGE,
     "Device time a unit over that before its last change, which noise does not explain; 1 without such a change",
-    ("operator", "params", "device_type"),
+    ("operator", "params", "device_type", "changed"),
 )
 
 DEVICE_TIME = Metric(

@@ -105,7 +105,7 @@ class LedgerCollector(Collector):
             catalogue.LEDGER_MEMORY.read([] if memory is None else [((), memory)]),
             *self._of_disks(),
             catalogue.TREND.read(
-                ((one.operator, one.params, one.device_type), one.shift.ratio if one.shift else 1.0)
+                ((one.operator, one.params, one.device_type, one.changed_names), one.shift.ratio if one.shift else 1.0)
                 for one in self._trends.get(READING_TIMEOUT_S)
             ),
             *cost_metrics(ledger.costs.totals(), found, today, self._currency),
