@@ -244,8 +244,8 @@ def _plan(
     *,
     as_json: bool,
 ) -> None:
-    from batchmill.cli.plans import show_plan
     from batchmill.cli.terminal.console import print_json
+    from batchmill.cli.terminal.plan_view import show_plan
 
     if operator.endswith(JOB_FILE_ENDINGS):
         plan = client.plan(**_file_options(Path(operator), sources, fields, flags, changes))

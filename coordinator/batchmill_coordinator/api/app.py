@@ -33,7 +33,6 @@ from batchmill_coordinator.api.routes import (
     metrics,
     models,
     pages,
-    plans,
     results,
     streams,
     uploads,
@@ -55,7 +54,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-JOBS = (jobs, plans, job_log, costs, results, dead_letters, uploads, streams, files, batches)
+JOBS = (jobs, job_log, costs, results, dead_letters, uploads, streams, files, batches)
 LANE = (models, calls, embeddings, chat, completions, responses)
 ROUTES = (*JOBS, fleet, cache, indexes, *LANE, metrics, health, pages)
 STOP_TIMEOUT_S = 10.0

@@ -1,4 +1,4 @@
-"""`batchmill trends`: whether operators have become slower."""
+"""`batchmill plans` and `batchmill trends`: what jobs will take, and what they took."""
 
 from __future__ import annotations
 
@@ -10,10 +10,55 @@ from batchmill.cli.arguments.options import json_option, service_options
 
 if TYPE_CHECKING:
     from batchmill.client import Client
+    from batchmill.plans import Plan
     from batchmill.trends import Trend
 
 BARS = "▁▂▃▄▅▆▇█"
 SHOWN_POINTS = 40
+
+
+@click.command()
+@click.argument("plan_id", metavar="[PLAN]", required=False)
+@click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="At most this many.")
+@json_option
+@service_options
+def plans(client: Client, plan_id: str | None, limit: int, as_json: bool) -> None:
+    """List the latest plans with what their jobs took, or show one PLAN.
+
+    `batchmill submit --plan` makes a plan, `batchmill submit --from-plan` submits its job.
+
+    With --json, print one JSON object per line.
+    """
+    from batchmill.cli.terminal.console import ago, print_json, print_table
+    from batchmill.cli.terminal.plan_view import show_plan
+    from batchmill.cli.terminal.tables import Column
+
+    found = client.plans(limit) if plan_id is None else [client.find_plan(plan_id)]
+    if as_json:
+        for one in found:
+            print_json(one)
+    elif plan_id is not None:
+        show_plan(found[0])
+    else:
+        columns = (
+            *("PLAN", "STATE", "ROWS", "DEVICE TIME", "TOOK", "OFF BY", "MADE"),
+            *(Column("JOB"), Column("WHAT", is_text=True)),
+        )
+        rows = [
+            (one.id, one.state, f"{one.rows:,}", *_compared(one), ago(one.created_at), one.job or "", one.title)
+            for one in found
+        ]
+        print_table(columns, rows, empty="no job was planned yet")
+
+
+def _compared(plan: Plan) -> tuple[str, str, str]:
+    from batchmill.cli.terminal.plan_view import off_by
+    from batchmill.wording import duration
+
+    planned = "" if plan.work is None else duration(plan.work.value)
+    if plan.outcome is None:
+        return planned, "", ""
+    return planned, duration(plan.outcome.device_s), off_by(plan.outcome)
 
 
 @click.command()

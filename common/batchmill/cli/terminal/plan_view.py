@@ -1,4 +1,4 @@
-"""`batchmill plans`, and a plan as `batchmill submit --plan` shows it."""
+"""A plan for people."""
 
 from __future__ import annotations
 
@@ -6,65 +6,17 @@ from typing import TYPE_CHECKING
 
 import click
 
-from batchmill.cli.arguments.options import json_option, service_options
-from batchmill.wording import byte_size, count, duration
+from batchmill.cli.terminal.console import fields
+from batchmill.wording import byte_size, count, duration, printable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from batchmill.client import Client
     from batchmill.plans import Estimate, Plan, PlannedStage, PlanOutcome
-
-
-@click.command()
-@click.argument("plan_id", metavar="[PLAN]", required=False)
-@click.option("--limit", type=click.IntRange(1, 100), default=20, show_default=True, help="At most this many.")
-@json_option
-@service_options
-def plans(client: Client, plan_id: str | None, limit: int, as_json: bool) -> None:
-    """List the latest plans with what their jobs took, or show one PLAN.
-
-    `batchmill submit --plan` makes a plan, `batchmill submit --from-plan` submits its job.
-
-    With --json, print one JSON object per line.
-    """
-    from batchmill.cli.terminal.console import ago, print_json, print_table
-    from batchmill.cli.terminal.tables import Column
-
-    found = client.plans(limit) if plan_id is None else [client.find_plan(plan_id)]
-    if as_json:
-        for one in found:
-            print_json(one)
-    elif plan_id is not None:
-        show_plan(found[0])
-    else:
-        columns = (
-            *("PLAN", "STATE", "ROWS", "DEVICE TIME", "TOOK", "OFF BY", "MADE"),
-            *(Column("JOB"), Column("WHAT", is_text=True)),
-        )
-        rows = [
-            (one.id, one.state, f"{one.rows:,}", *_compared(one), ago(one.created_at), one.job or "", one.title)
-            for one in found
-        ]
-        print_table(columns, rows, empty="no job was planned yet")
-
-
-def _compared(plan: Plan) -> tuple[str, str, str]:
-    planned = "" if plan.work is None else duration(plan.work.value)
-    if plan.outcome is None:
-        return planned, "", ""
-    return planned, duration(plan.outcome.device_s), _off_by(plan.outcome)
-
-
-def _off_by(outcome: PlanOutcome) -> str:
-    return f"{outcome.device_s / max(outcome.planned_device_s.value, 1e-9) - 1:+.0%}"
 
 
 def show_plan(plan: Plan) -> None:
     """Print a plan for people."""
-    from batchmill.cli.terminal.console import fields
-    from batchmill.wording import printable
-
     about = "" if plan.rows_are_exact else "about "
     lines = [
         ("plan", f"{plan.id}, {plan.state}"),
@@ -138,6 +90,11 @@ def _past(plan: Plan) -> str:
 
 def _outcome(outcome: PlanOutcome) -> str:
     return (
-        f"{duration(outcome.device_s)} of devices ({_off_by(outcome)}), {duration(outcome.seconds)} in all "
+        f"{duration(outcome.device_s)} of devices ({off_by(outcome)}), {duration(outcome.seconds)} in all "
         f"({outcome.seconds / max(outcome.planned_s.value, 1e-9) - 1:+.0%})"
     )
+
+
+def off_by(outcome: PlanOutcome) -> str:
+    """Return how far the time of devices was off that of the plan: `+4%`."""
+    return f"{outcome.device_s / max(outcome.planned_device_s.value, 1e-9) - 1:+.0%}"
