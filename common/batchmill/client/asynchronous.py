@@ -20,6 +20,7 @@ from batchmill.client.connection.transport import Transport
 from batchmill.client.interactive import InteractiveCalls
 from batchmill.client.job import AsyncJob
 from batchmill.client.job_filter import JobFilter
+from batchmill.client.planning import PlanCalls
 from batchmill.client.submitting.options import check_names, with_job_options
 from batchmill.client.submitting.push import push_requests
 from batchmill.client.submitting.rerun import rerun_request
@@ -33,7 +34,7 @@ from batchmill.row_cache import CacheStats
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
     from datetime import datetime, timedelta
 
     from batchmill.client.submitting.options import JobOptions
@@ -48,7 +49,7 @@ MAX_JOBS_PAGE = 100
 MAX_INDEXES_PAGE = 1000
 
 
-class AsyncClient(InteractiveCalls):
+class AsyncClient(InteractiveCalls, PlanCalls):
     """A client of a Batchmill service for asyncio code.
 
     Use it as an async context manager or `close` it. It belongs to one event loop. Besides the errors that a method
@@ -103,15 +104,15 @@ class AsyncClient(InteractiveCalls):
             ServiceUnavailable: The service cannot be reached, or has too many unfinished jobs.
         """
         sender, parts = self.prepare(operator, rows, options)
-        return await self._send(sender, parts)
+        return self.job_of(await self._sent(sender, parts, sender.finish))
 
-    async def _send(self, sender: JobSender, parts: Iterator[UploadPart]) -> AsyncJob:
-        """Send a prepared job; after an error, delete what was sent."""
+    async def _sent(self, sender: JobSender, parts: Iterator[UploadPart], finish: Callable[[], Awaitable[M]]) -> M:
+        """Send the rows of a prepared job, then finish; after an error, delete what was sent."""
         try:
             while (part := await asyncio.to_thread(next, parts, None)) is not None:
                 if not sender.hold(part):
                     await sender.put(part)
-            return self.job_of(await sender.finish())
+            return await finish()
         except BaseException:
             await sender.abort()
             raise

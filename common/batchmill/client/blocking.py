@@ -3,16 +3,17 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from batchmill.client.asynchronous import AsyncClient
 from batchmill.client.blocking_job import Job
+from batchmill.client.blocking_plans import BlockingPlans
 from batchmill.client.loop import LoopThread
 from batchmill.client.submitting.options import with_job_options
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
 
     from batchmill.client.job import AsyncJob
@@ -29,8 +30,10 @@ if TYPE_CHECKING:
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
 
+T = TypeVar("T")
 
-class Client:
+
+class Client(BlockingPlans):
     """A client of a Batchmill service; safe to share between threads.
 
     Use it as a context manager or `close` it. Besides the errors that a method lists, each raises `Unauthorized` and
@@ -87,15 +90,15 @@ class Client:
             ServiceUnavailable: The service cannot be reached, or has too many unfinished jobs.
         """
         sender, parts = self._async.prepare(operator, rows, options)
-        return self._send(sender, parts)
+        return self._wrap(self._async.job_of(self._sent(sender, parts, sender.finish)))
 
-    def _send(self, sender: JobSender, parts: Iterator[UploadPart]) -> Job:
-        """Send a prepared job; after an error, delete what was sent."""
+    def _sent(self, sender: JobSender, parts: Iterator[UploadPart], finish: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Send the rows of a prepared job, then finish; after an error, delete what was sent."""
         try:
             for part in parts:
                 if not sender.hold(part):
                     self._loop.run(sender.put(part))
-            return self._wrap(self._async.job_of(self._loop.run(sender.finish())))
+            return self._loop.run(finish())
         except BaseException:
             self._loop.run(sender.abort())
             raise

@@ -108,6 +108,13 @@ LEDGER_MEMORY = Metric("batchmill_ledger_memory_bytes", GAUGE, "Memory that the 
 DISK_FREE = Metric("batchmill_disk_free_bytes", GAUGE, "Free space on the disk of a folder", ("folder",))
 DISK_SIZE = Metric("batchmill_disk_size_bytes", GAUGE, "Size of the disk of a folder", ("folder",))
 
+TREND = Metric(
+    "batchmill_operator_slowdown_ratio",
+    GAUGE,
+    "Device time a unit over that before its last change, which noise does not explain; 1 without such a change",
+    ("operator", "params", "device_type", "changed"),
+)
+
 DEVICE_TIME = Metric(
     "batchmill_device_seconds_total", COUNTER, "Device time charged to jobs, by part", (*OF_WORK, "part")
 )
@@ -170,6 +177,7 @@ LEADER_METRICS = (
     LEDGER_MEMORY,
     DISK_FREE,
     DISK_SIZE,
+    TREND,
     DEVICE_TIME,
     MONEY,
     ROWS_CHARGED,

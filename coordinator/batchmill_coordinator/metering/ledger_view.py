@@ -19,6 +19,7 @@ from batchmill_coordinator.metering import catalogue
 from batchmill_coordinator.metering.costs import cost_metrics
 from batchmill_coordinator.metering.counts import MAX_POOLS
 from batchmill_coordinator.metering.work import names_of, work_sums
+from batchmill_coordinator.status.trends import read_trends
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.metering.work import WorkSums
 
 READING_TTL_S = 1.0
+TRENDS_TTL_S = 60.0  # a change shows after some jobs
 MAX_DEADLINES = 200  # jobs whose deadline is checked for whether it can be met: those with the nearest
 READING_TIMEOUT_S = 5.0
 """How long a caller waits for a reading that another one has begun."""
@@ -58,6 +60,7 @@ class LedgerCollector(Collector):
         self._clock = clock
         self._folders = folders
         self._currency = currency
+        self._trends = Fresh(lambda: read_trends(ledger), TRENDS_TTL_S, clock)
         self._latest = Fresh(lambda: list(self._read()), READING_TTL_S, clock)
 
     def collect(self) -> Iterable[Metric]:
@@ -101,6 +104,10 @@ class LedgerCollector(Collector):
             catalogue.LEASES_EXPIRED.read([((), survey.leases_expired)]),
             catalogue.LEDGER_MEMORY.read([] if memory is None else [((), memory)]),
             *self._of_disks(),
+            catalogue.TREND.read(
+                ((one.operator, one.params, one.device_type, one.changed_names), one.shift.ratio if one.shift else 1.0)
+                for one in self._trends.get(READING_TIMEOUT_S)
+            ),
             *cost_metrics(ledger.costs.totals(), found, today, self._currency),
         ]
 

@@ -137,6 +137,14 @@ class Keys:
         """Sorted set: the names of profiles, scored by when they were written last (ms)."""
         return f"{self.prefix}profiles:used"
 
+    def trends(self) -> str:
+        """Hash: operator, parameters and device type to what jobs took of it, see `trend.lua`."""
+        return f"{self.prefix}trends"
+
+    def trends_used(self) -> str:
+        """Sorted set: the names of these histories, scored by when they were written last (ms)."""
+        return f"{self.prefix}trends:used"
+
     def cache_index(self) -> str:
         """Hash: digest of a row to where its results are in the row cache."""
         return f"{self.prefix}cache:index"

@@ -2453,6 +2453,43 @@ def take_request(
     return int(reply)
 
 
+def trend(
+    store: Store,
+    *,
+    name: str,
+    job: str,
+    units: float,
+    useful_us: int,
+    padding_us: int,
+    idle_us: int,
+    facts: str,
+    max_points: int,
+    max_trends: int,
+) -> int:
+    """Add what a worker took for rows of a job to the history of an operator on a type of device, one point a job."""
+    keys = store.keys
+    reply = store.run(
+        "trend",
+        [
+            keys.trends(),
+            keys.trends_used(),
+        ],
+        [
+            store.now_ms,
+            name,
+            job,
+            units,
+            useful_us,
+            padding_us,
+            idle_us,
+            facts,
+            max_points,
+            max_trends,
+        ],
+    )
+    return int(reply)
+
+
 class PushedEntry(NamedTuple):
     """An item of the list that `trim_pushed.lua` takes."""
 

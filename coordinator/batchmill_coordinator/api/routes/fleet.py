@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel
 
 from batchmill.fleet import PoolStatus, WorkerInfo
 from batchmill.operators.contract import OperatorInfo
+from batchmill.trends import TrendList
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.routing import ApiRoute
 
@@ -47,3 +50,14 @@ def pools(context: CurrentContext) -> Response:
 def operators(context: CurrentContext) -> Response:
     """List the operators that workers have announced, with their parameters as JSON Schema."""
     return json_response(OperatorList(operators=context.operators()))
+
+
+@router.get("/v1/trends", response_model=TrendList)
+def trends(
+    context: CurrentContext, operator: Annotated[str | None, Query(min_length=1, max_length=128)] = None
+) -> Response:
+    """Show how fast operators were on each type of device over the latest jobs of all tenants, and what has changed.
+
+    operator: only this one, with all of its jobs, which are not named.
+    """
+    return json_response(TrendList(trends=context.trends(operator)))
