@@ -127,6 +127,8 @@ class CoordinatorSettings(ServiceSettings):
     lane_max_waiting: int = Field(default=256, ge=1, le=100_000)  # interactive requests for one model
     lane_max_per_tenant: int = Field(default=256, ge=1)  # of one tenant, at a time, on each coordinator
     lane_timeout_s: Annotated[float, Span(gt=0, le=3600)] = 120.0  # for the answer to an interactive request
+    scale_target_s: Annotated[float, Span(gt=0)] = 300.0  # in which a pool is to do what is left
+    scale_pools: str = ""  # a TOML file with the targets and maxima of single pools
     retention_s: Annotated[float, Span(ge=0)] = 7 * 24 * 3600.0  # an ended job is deleted after this; 0: never
 
     def secret_values(self) -> tuple[str, ...]:
