@@ -108,7 +108,7 @@ class Service:
         inspector = Inspector(self._inspectors)
         self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, inspector, settings)
         self.served = ServedModels.load(settings.models)
-        self._targets = PoolTargets.load(settings.scale_pools, settings.scale_target_s)
+        self._targets = PoolTargets.load(settings.scale_pools, settings.scale_target_s, settings.scale_start_s)
         limits = LaneLimits(settings.lane_max_waiting, settings.lane_max_per_tenant, settings.lane_timeout_s)
         self.indexes = IndexCatalog(self.workspace.blobs)
         self.uploads = Uploads(self.ledger, self.workspace, inspector, settings)

@@ -9,8 +9,8 @@ from batchmill.jobs.cost import Parts, Spent, Totals
 from batchmill.ledger.formats.work import Work
 from batchmill_coordinator.scheduling.scaling.decisions import PoolReading, decide, idle_scale
 from batchmill_coordinator.scheduling.scaling.memory import (
-    FIRST_START_S,
     ScaleMemory,
+    StartTime,
     noted_need,
     noted_work,
     noted_workers,
@@ -55,7 +55,7 @@ def test_work_that_arrives_is_averaged_over_ten_minutes() -> None:
 def test_a_start_takes_as_long_as_workers_took_to_come() -> None:
     memory = noted_need(ScaleMemory(at_s=0, total_s=0), 3, now_s=100)
     assert memory.ages(130) == [30, 30, 30]
-    assert memory.usual_start_s == FIRST_START_S
+    assert memory.usual_start_s == 150
     memory = noted_workers(memory, 2, now_s=160)
     assert (memory.start_s, memory.ages(170)) == (60, [70])
     memory = noted_workers(memory, 3, now_s=200)
@@ -107,7 +107,9 @@ def test_what_was_wanted_is_starting_at_the_next_decision() -> None:
 
 
 def test_a_given_start_time_is_taken_instead_of_the_measured_one() -> None:
-    scale, memory = decide(reading(worker("gpu0@a-1"), left=1, expected=1), NOTHING, None, TARGET, 0, start_s=7.5)
+    scale, memory = decide(
+        reading(worker("gpu0@a-1"), left=1, expected=1), NOTHING, None, TARGET, 0, start=StartTime(7.5)
+    )
     assert scale.start_s == 7.5
     assert ScaleMemory.model_validate_json(memory.model_dump_json()) == memory
 
@@ -117,3 +119,12 @@ def test_a_pool_that_nobody_knows_needs_nothing() -> None:
         0,
         "nothing is left to do",
     )
+
+
+def test_a_start_takes_as_long_as_assumed_until_one_was_measured() -> None:
+    scale, memory = decide(reading(left=1, expected=1), NOTHING, None, TARGET, 0, start=StartTime(assumed_s=3))
+    assert scale.start_s == 3
+    scale, _ = decide(
+        reading(worker("gpu0@a-1"), left=1, expected=1), NOTHING, memory, TARGET, 9, StartTime(assumed_s=3)
+    )
+    assert scale.start_s == 9 + 20

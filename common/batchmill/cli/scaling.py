@@ -64,7 +64,7 @@ def _row(pool: PoolStatus) -> tuple[str, ...]:
 
 
 class ScaleCommand(click.ParamType["list[str]"]):
-    """A command in which `{n}` stands for the number of machines."""
+    """A command in which `{n}` is replaced by the number of machines."""
 
     name = "command"
 
@@ -82,9 +82,9 @@ class ScaleCommand(click.ParamType["list[str]"]):
 @click.command()
 @click.option("--pool", default="default", show_default=True, help="Pool to scale.")
 @click.option(
-    "--min", "least", type=click.IntRange(0, MAX_MACHINES), default=0, show_default=True, help="At least so many."
+    "--min", "least", type=click.IntRange(0, MAX_MACHINES), default=0, show_default=True, help="Minimum of {n}."
 )
-@click.option("--max", "most", type=click.IntRange(1, MAX_MACHINES), required=True, help="At most so many.")
+@click.option("--max", "most", type=click.IntRange(1, MAX_MACHINES), required=True, help="Maximum of {n}.")
 @click.option(
     "--exec",
     "command",

@@ -235,6 +235,12 @@ class Client:
     def scale(self, pool: str) -> PoolScale:
         """Return how many workers a pool needs, and why.
 
+        Args:
+            pool: The name of the pool; one without workers and work needs none.
+
+        Returns:
+            The number of workers and of machines, with the times that it is based on.
+
         Raises:
             ServiceUnavailable: The service does not know: nothing should be started or stopped.
         """

@@ -50,7 +50,7 @@ class Scaler:
         for pool in pools:
             reading = PoolReading(pool, work.pools.get(pool, PoolWork()), workers.get(pool, []), due.get(pool, []))
             decisions[pool], memories[pool] = decide(
-                reading, totals, memories.get(pool), self._targets.of(pool), now_ms / 1000, self._targets.start_s(pool)
+                reading, totals, memories.get(pool), self._targets.of(pool), now_ms / 1000, self._targets.start_of(pool)
             )
         kept = kept_memories(memories, MAX_POOLS)
         ledger.scale.keep(epoch, decisions, {pool: memory.model_dump_json() for pool, memory in kept.items()})

@@ -10,7 +10,13 @@ from typing import TYPE_CHECKING
 from batchmill.fleet import PoolScale
 from batchmill.jobs.cost import Spent, Totals
 from batchmill.ledger.formats.work import PoolWork
-from batchmill_coordinator.scheduling.scaling.memory import ScaleMemory, noted_need, noted_work, noted_workers
+from batchmill_coordinator.scheduling.scaling.memory import (
+    ScaleMemory,
+    StartTime,
+    noted_need,
+    noted_work,
+    noted_workers,
+)
 from batchmill_coordinator.scheduling.scaling.workers_wanted import PoolDemand, PoolSupply, drain_s, workers_wanted
 
 if TYPE_CHECKING:
@@ -21,6 +27,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.scheduling.scaling.workers_wanted import ScaleTarget
 
 US = 1_000_000
+MEASURED = StartTime()
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,17 +46,15 @@ def decide(
     before: ScaleMemory | None,
     target: ScaleTarget,
     now_s: float,
-    start_s: float | None = None,
+    start: StartTime = MEASURED,
 ) -> tuple[PoolScale, ScaleMemory]:
     """Decide how many workers a pool needs; return that, and the memory for the next decision.
 
-    totals: what operators cost so far. start_s: how long a start takes; None: as measured.
+    totals: what operators cost so far. start: what is known in advance of how long a start takes.
     """
     demand, spent_s = _demand(reading, totals)
-    memory = noted_workers(noted_work(before, spent_s, demand.work_s, now_s), len(reading.workers), now_s)
-    memory = _with_workers(memory, reading.workers)
-    if start_s is not None:
-        memory = memory.model_copy(update={"start_s": start_s, "load_s": 0.0})
+    memory = noted_work(before, spent_s, demand.work_s, now_s).model_copy(update={"start": start})
+    memory = _with_workers(noted_workers(memory, len(reading.workers), now_s), reading.workers)
     demand = replace(demand, arriving=memory.arriving)
     supply = PoolSupply(
         ready=len(reading.workers),

@@ -5,7 +5,7 @@ The leader keeps it in the ledger, so that another one continues with it. Pure.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from batchmill.jobs.frozen import Frozen
 
@@ -13,8 +13,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 ARRIVAL_WINDOW_S = 600.0  # over which arriving work is averaged
-FIRST_START_S = 150.0
-"""How long a start takes, with the model, while none was measured: a node, a pod and a model."""
 START_WEIGHT = 0.3  # of the latest start
 MAX_STARTS_LATE = 3.0
 """A worker that has not come after so many times the usual start is not expected any more."""
@@ -27,6 +25,16 @@ class Raise(Frozen):
 
     at_s: float
     workers: int
+
+
+class StartTime(NamedTuple):
+    """How long a worker takes to start, with the model, seconds: as given, else until it is measured.
+
+    150 s are a node, a pod and a model.
+    """
+
+    given_s: float | None = None
+    assumed_s: float = 150.0
 
 
 class ScaleMemory(Frozen):
@@ -42,6 +50,7 @@ class ScaleMemory(Frozen):
     ready: int = 0
     raises: tuple[Raise, ...] = ()
     needs: tuple[tuple[float, int], ...] = ()
+    start: StartTime = StartTime()
     start_s: float | None = None  # measured: from when a worker was wanted until it was announced; None: never
     load_s: float = 0.0  # of the slowest model, as seen last
     machine_workers: int = 1
@@ -50,7 +59,9 @@ class ScaleMemory(Frozen):
     @property
     def usual_start_s(self) -> float:
         """How long it takes until a wanted worker works."""
-        return FIRST_START_S if self.start_s is None else self.start_s + self.load_s
+        if self.start.given_s is not None:
+            return self.start.given_s
+        return self.start.assumed_s if self.start_s is None else self.start_s + self.load_s
 
     def ages(self, now_s: float) -> list[float]:
         """Return for how long each of the workers that are not there yet has been starting."""

@@ -19,6 +19,7 @@ from batchmill.durations import Span
 from batchmill.errors import InvalidSettings
 from batchmill.jobs.job import POOL_PATTERN
 from batchmill.wording import fault_of
+from batchmill_coordinator.scheduling.scaling.memory import StartTime
 from batchmill_coordinator.scheduling.scaling.workers_wanted import ScaleTarget
 
 if TYPE_CHECKING:
@@ -42,17 +43,22 @@ _TABLES = TypeAdapter(dict[str, PoolTarget])
 
 
 class PoolTargets:
-    """The targets of all pools. default_s: the target time of a pool without one of its own, seconds."""
+    """The targets of all pools.
 
-    def __init__(self, default_s: float, pools: Mapping[str, PoolTarget] | None = None) -> None:
+    default_s: the target time of a pool without one of its own.
+    assumed_start_s: how long a worker takes to start, until that is measured.
+    """
+
+    def __init__(self, default_s: float, assumed_start_s: float, pools: Mapping[str, PoolTarget] | None = None) -> None:
         self._default_s = default_s
+        self._assumed_start_s = assumed_start_s
         self._pools = dict(pools or {})
 
     @classmethod
-    def load(cls, path: str, default_s: float) -> Self:
+    def load(cls, path: str, default_s: float, assumed_start_s: float) -> Self:
         """Read the TOML file at `path`; "" is none. Raises `InvalidSettings`."""
         if not path:
-            return cls(default_s)
+            return cls(default_s, assumed_start_s)
         try:
             pools = _TABLES.validate_python(tomllib.loads(Path(path).read_text()))
         except ValidationError as error:
@@ -62,16 +68,16 @@ class PoolTargets:
         for name in pools:
             if not re.fullmatch(POOL_PATTERN, name):
                 raise _unfit(path, f"{name!r} is no name of a pool")
-        return cls(default_s, pools)
+        return cls(default_s, assumed_start_s, pools)
 
     def of(self, pool: str) -> ScaleTarget:
         """Return the target of a pool."""
         own = self._pools.get(pool, PoolTarget())
         return ScaleTarget(own.target_s or self._default_s, own.max_machines, own.max_cost_per_hour)
 
-    def start_s(self, pool: str) -> float | None:
-        """Return how long a worker of a pool takes to start, if that is given."""
-        return self._pools.get(pool, PoolTarget()).start_s
+    def start_of(self, pool: str) -> StartTime:
+        """Return what is known in advance of how long a worker of a pool takes to start."""
+        return StartTime(self._pools.get(pool, PoolTarget()).start_s, self._assumed_start_s)
 
 
 def _unfit(path: str, reason: str) -> InvalidSettings:
