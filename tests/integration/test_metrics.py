@@ -86,7 +86,7 @@ def test_the_scrapers_token_opens_the_metrics_and_the_scale_of_pools_and_nothing
     path = "/v1/pools/default/scale"
     until(lambda: ask(url, path, SCRAPER)[0] == 200, "the first decision")
     assert [ask(url, path, token)[0] for token in (None, "guess", TOKEN)] == [401, 401, 200]
-    assert ask(url, "/v1/pools/no%20pool/scale", SCRAPER)[0] == 400
+    assert ask(url, "/v1/pools/no%20pool/scale", SCRAPER)[0] == 422
 
 
 def test_every_coordinator_says_how_many_workers_a_pool_needs(watched: Watched) -> None:
