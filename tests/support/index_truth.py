@@ -118,13 +118,13 @@ def _paced(named: dict[str, Any], job_key: str, number: int) -> dict[str, int]:
         rows_of -= 1
     first = named[f"{job_key}:stage:{rows_of}"]
     rows = max(_int(first, "rows_total"), _int(first, "rows_planned"))
-    left = max(rows - _int(first, "rows_done") - _int(first, "rows_dead"), 0)
+    left = max(rows - _int(first, "rows_done") - _int(first, "rows_dead") + _int(first, "lag"), 0)
     us = sum(_int(stage, f"cost {part}_us") for part in ("useful", "padding", "retried", "idle"))
     charged = _int(stage, "cost rows")
     return {
         "expected": left * us // charged if charged else 0,
         "unpaced": 0 if charged else left,
-        "open": int(number == 0 and stage["planned"] != "1" and "rows_total" not in stage),
+        "open": int(number == 0 and stage["planned"] != "1" and not stage.keys() & {"rows_total", "lag"}),
     }
 
 
