@@ -181,6 +181,14 @@ class Keys:
         """The sums that every charge goes into, beside those of its job."""
         return [self.cost_tenants(), self.cost_pools(), self.cost_days()]
 
+    def scale(self) -> str:
+        """Hash, with a life: pool to how many workers it needs, in JSON; see `keep_scale.lua`."""
+        return f"{self.prefix}scale"
+
+    def scale_memory(self) -> str:
+        """Hash: pool to what its next scaling decision is based on beside the work, in JSON."""
+        return f"{self.prefix}scale:memory"
+
     def uploads(self) -> str:
         """Sorted set: uploads that no job has taken, scored by when they began (ms)."""
         return f"{self.prefix}uploads"

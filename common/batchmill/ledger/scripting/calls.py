@@ -1244,6 +1244,55 @@ def keep_rows(
     return KeepRowsAnswer(reply.decode())
 
 
+class KeepScaleAnswer(StrEnum):
+    """What `keep_scale.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+
+
+class ScaledPool(NamedTuple):
+    """An item of the list that `keep_scale.lua` takes."""
+
+    pool: str
+    decision: str
+    memory: str
+
+
+def keep_scale(
+    store: Store,
+    *,
+    epoch: int,
+    ttl_ms: int,
+    pools: Sequence[ScaledPool],
+) -> KeepScaleAnswer:
+    """Keep how many workers each pool needs, in place of what was kept before."""
+    keys = store.keys
+    reply = store.run(
+        "keep_scale",
+        [
+            keys.leader(),
+            keys.scale(),
+            keys.scale_memory(),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            ttl_ms,
+            *(
+                part
+                for item in pools
+                for part in (
+                    item.pool,
+                    item.decision,
+                    item.memory,
+                )
+            ),
+        ],
+    )
+    return KeepScaleAnswer(reply.decode())
+
+
 def lead(
     store: Store,
     *,
