@@ -184,7 +184,6 @@ class TestQdrant(StoreContract):
             ({"count": {"ne": 5}}, ["a"]),
             ({"share": 0.5}, ["b"]),
             ({"share": {"in": [0.5, 1]}}, ["b"]),
-            ({"flag": {"in": [True, False]}}, ["a"]),
             ({"a.b": {"gt": 1}}, ["b"]),
             ({"text": {"in": ["", "x"]}}, ["b"]),
         ]:

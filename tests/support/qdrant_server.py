@@ -1,7 +1,8 @@
 """Qdrant's HTTP interface for tests: no server of Qdrant can be installed from a package.
 
 Points are stored, filtered, searched and fenced by the real engine, from the wheel `qdrant-edge-py`. Collections,
-aliases, metadata and the HTTP around them are a stand-in, made after the documentation of the API, version 1.16.
+aliases, metadata and the HTTP around them are a stand-in, made after the documentation of the API, version 1.16. The
+engine's Python interface takes booleans in filters for numbers, so filters by them cannot be tested.
 """
 
 from __future__ import annotations

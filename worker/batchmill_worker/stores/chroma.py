@@ -48,6 +48,7 @@ class ChromaServer:
     def __init__(self, store: NamedStore) -> None:
         self._http = JsonHttp(store, "Chroma", "x-chroma-token", lambda answer: answer["message"])
         tenant, database = (*self._http.path_names, *DEFAULTS[len(self._http.path_names) :])[:2]
+        self._rows_at_once: int | None = None
         self._folder = f"/api/v2/tenants/{quote(tenant)}/databases/{quote(database)}/collections"
 
     def check_name(self, table: str) -> None:
@@ -168,8 +169,10 @@ class ChromaServer:
         self._http.ask("PUT", f"{self._folder}/{one.id}", {"new_name": name, "new_metadata": metadata})
 
     def _max_rows(self) -> int:
-        """Return how many rows a request may have."""
-        return int(self._http.ask("GET", "/api/v2/pre-flight-checks")["max_batch_size"])
+        """Return how many rows a request may have. Asked once: what is looked up before a write is to be new."""
+        if self._rows_at_once is None:
+            self._rows_at_once = int(self._http.ask("GET", "/api/v2/pre-flight-checks")["max_batch_size"])
+        return self._rows_at_once
 
 
 def _former(staged: str) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import re
 import time as clock
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -123,7 +124,8 @@ class QdrantServer:
                 continue
             found = self.find(name)
             if found is not None and found.metadata.get(TARGET) == build.sink.to:
-                self._ask("DELETE", f"/collections/{quote(name)}")
+                with suppress(MissingCollection):  # another publisher of the job was faster
+                    self._ask("DELETE", f"/collections/{quote(name)}")
 
     def count(self, one: Collection) -> int:
         """See `Server`."""
