@@ -35,7 +35,7 @@ class DamageFaults(FaultSet):
         ended = [
             job
             for job in list(self._users.jobs)
-            if job.is_completed and job.changed_at < before and not job.plan.repaired() and not job.plan.is_chain
+            if job.is_completed and job.changed_at < before and not job.plan.is_repaired and not job.plan.is_chain
         ]
         found = [(job, path) for job in ended if job.id not in self._users.damaged for path in self._parts(job)]
         if not found:

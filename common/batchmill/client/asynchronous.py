@@ -21,12 +21,14 @@ from batchmill.client.interactive import InteractiveCalls
 from batchmill.client.job import AsyncJob
 from batchmill.client.job_filter import JobFilter
 from batchmill.client.submitting.options import check_names, with_job_options
+from batchmill.client.submitting.push import push_requests
 from batchmill.client.submitting.rerun import rerun_request
 from batchmill.client.submitting.rows import check_rows, upload_parts
 from batchmill.client.submitting.submission import JobSender, make_spec
 from batchmill.errors import InvalidRequest
 from batchmill.jobs.cost import CostTotals
 from batchmill.jobs.status import CheckedJob, JobStatus
+from batchmill.jobs.streams.pushing import Pushed
 from batchmill.row_cache import CacheStats
 
 if TYPE_CHECKING:
@@ -207,6 +209,31 @@ class AsyncClient(InteractiveCalls):
         job_id = job if isinstance(job, str) else job.id
         path = f"/v1/jobs/{quote(job_id, safe='')}/rerun"
         return self.job_of(self._transport.parse(JobStatus, await self._transport.json("POST", path, body=request)))
+
+    async def push(
+        self, stream: str, rows: Any, *, producer: str | None = None, sequence: int | None = None
+    ) -> list[Pushed]:
+        """Send rows to a stream of the service, for jobs over `Push(stream)`.
+
+        Args:
+            stream: The name of the stream. It need not exist before.
+            rows: Dicts, an Arrow table, or an iterable of either.
+            producer: Who sends them. With `sequence`, sending the same rows again changes nothing.
+            sequence: The producer's number of these rows, greater than that of all rows that it sent before.
+
+        Returns:
+            What became of the rows, for each request that was needed: more than one for more than 4 MiB.
+
+        Raises:
+            InvalidRows: The rows do not form a table, or are too many for one sequence.
+            Overloaded: The streams of the tenant hold as many bytes as they may; nothing was added by this request.
+        """
+        requests = await asyncio.to_thread(push_requests, rows, producer, sequence)
+        path = f"/v1/streams/{quote(stream, safe='')}"
+        return [
+            self._transport.parse(Pushed, await self._transport.json("POST", path, body=request))
+            for request in requests
+        ]
 
     def job_of(self, status: JobStatus) -> AsyncJob:
         """Return the job that a status describes.

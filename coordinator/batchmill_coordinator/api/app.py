@@ -34,6 +34,7 @@ from batchmill_coordinator.api.routes import (
     models,
     pages,
     results,
+    streams,
     uploads,
 )
 from batchmill_coordinator.api.routes.openai import chat, completions, embeddings, responses
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-JOBS = (jobs, job_log, costs, results, dead_letters, uploads, files, batches)
+JOBS = (jobs, job_log, costs, results, dead_letters, uploads, streams, files, batches)
 LANE = (models, calls, embeddings, chat, completions, responses)
 ROUTES = (*JOBS, fleet, cache, indexes, *LANE, metrics, health, pages)
 STOP_TIMEOUT_S = 10.0

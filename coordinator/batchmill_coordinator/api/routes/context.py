@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, Request, Response
 
-from batchmill.errors import ModelNotFound, UnknownOperator, did_you_mean
+from batchmill.errors import Conflict, ModelNotFound, UnknownOperator, did_you_mean
 from batchmill.jobs.job import JobState
 from batchmill.jobs.sink import RESERVED_OPERATORS
 from batchmill.jobs.stages import last_stage, stage_called, stages_of
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
     from batchmill.storage.served_models import ServedModel, ServedModels
+    from batchmill_coordinator.admission.pushes import Pushes
     from batchmill_coordinator.api.pool import RequestPool
     from batchmill_coordinator.api.tenants import Access
     from batchmill_coordinator.batches.batches import Batches
@@ -76,6 +77,11 @@ class Context:
     def max_part_bytes(self) -> int:
         """The largest part of an upload."""
         return self._service.settings.max_part_bytes
+
+    @property
+    def pushes(self) -> Pushes:
+        """The streams of all tenants; a route names that of the request."""
+        return self._service.pushes
 
     def job(self, job_id: str) -> JobRecord:
         """Return a job's record."""
@@ -159,6 +165,14 @@ class Context:
     def resume(self, job_id: str, budget: float | None, *, any_version: bool) -> JobStatus:
         """Resume a job, with another budget or other versions of its operators if asked. Raises `Conflict`."""
         self._ledger.jobs.resume(self.job(job_id).id, budget, any_version=any_version)
+        return self.status(job_id)
+
+    def drain(self, job_id: str) -> JobStatus:
+        """Drain a job over a stream. Raises `Conflict` for another job, or one that is stopping or has ended."""
+        job = self.job(job_id)
+        if job.spec.stream is None:
+            raise Conflict(f"job {job_id} reads no stream: it ends by itself.", job=job_id)
+        self._ledger.jobs.drain(job.id)
         return self.status(job_id)
 
     def delete(self, job_id: str) -> None:
