@@ -31,6 +31,7 @@ NAMES = (
     "embed",
     "generate",
     "lane",
+    "stream",
 )
 
 
