@@ -32,6 +32,7 @@ NAMES = (
     "plan",
     "generate",
     "lane",
+    "stream",
 )
 
 

@@ -109,9 +109,9 @@ class StreamLedger:
             found = self._store.redis.hgetall(self._keys.stream_files(job_id))
         return {name.decode(): int(number) for name, number in found.items()}
 
-    def note_file(self, job_id: str, name: str, number: int) -> None:
-        """Note the number of a file, unless the job is gone."""
-        calls.note_file(self._store, job_id=job_id, name=name, number=number)
+    def note_file(self, job_id: str, name: str, number: int, never_planned: Sequence[str]) -> None:
+        """Note the number of a file, unless the job is gone; forget those that were noted and never planned."""
+        calls.note_file(self._store, job_id=job_id, name=name, number=number, never_planned=never_planned)
 
     def forget_files(self, job_id: str, names: Sequence[str]) -> None:
         """Forget files that the folder does not have any more."""
