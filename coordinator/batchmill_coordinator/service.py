@@ -48,6 +48,7 @@ from batchmill_coordinator.results.pages import parse_cursor, read_page
 from batchmill_coordinator.results.resuming.resumption import Resumption
 from batchmill_coordinator.results.roll_forward import RollForward
 from batchmill_coordinator.results.stage_source import StageSource
+from batchmill_coordinator.results.stream_retention import StreamRetention
 from batchmill_coordinator.roles.batch_keeper import BatchKeeper
 from batchmill_coordinator.roles.buffers import BufferKeeper
 from batchmill_coordinator.roles.clock_guard import ClockGuard
@@ -62,10 +63,13 @@ from batchmill_coordinator.roles.plan_keeper import PlanKeeper
 from batchmill_coordinator.roles.planner import STREAMED, Planner
 from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.roles.role import RoleThread
+from batchmill_coordinator.roles.scaler import Scaler
 from batchmill_coordinator.roles.stream_keeper import StreamKeeper
 from batchmill_coordinator.roles.watcher import Watcher, runs_nothing, why_blocked
 from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 from batchmill_coordinator.scheduling.model_demand import ModelNames, starting
+from batchmill_coordinator.scheduling.scaling.decisions import idle_scale
+from batchmill_coordinator.scheduling.scaling.targets import PoolTargets
 from batchmill_coordinator.status.notices import Notices
 from batchmill_coordinator.status.readiness import ReadinessProbe
 from batchmill_coordinator.status.shown_request import shown_request
@@ -77,6 +81,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.clock import Clock
+    from batchmill.fleet import PoolScale
     from batchmill.jobs.job import JobRequest
     from batchmill.jobs.shard import ShardId
     from batchmill.jobs.status import JobCost, JobStatus
@@ -111,6 +116,7 @@ class Service:
         inspector = Inspector(self._inspectors)
         self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, inspector, settings)
         self.served = ServedModels.load(settings.models)
+        self._targets = PoolTargets.load(settings.scale_pools, settings.scale_target_s, settings.scale_start_s)
         limits = LaneLimits(settings.lane_max_waiting, settings.lane_max_per_tenant, settings.lane_timeout_s)
         self.indexes = IndexCatalog(self.workspace.blobs)
         self.pushes = Pushes(self.ledger, self.workspace, inspector, settings)
@@ -250,6 +256,11 @@ class Service:
         """Delete an ended job. Raises `NotFound`, `Conflict`, or `StorageError`: then it is tried again."""
         delete_job(self.ledger, self.workspace.blobs, job_id)
 
+    def scale(self, pool: str) -> PoolScale:
+        """Return how many workers a pool needs. Raises `ServiceUnavailable` while nobody knows."""
+        decision = self.ledger.scale.decision(pool)
+        return decision or idle_scale(pool, self._targets.of(pool))
+
     def purge(self, record: JobRecord, choice: DeadRowFilter) -> int:
         """Delete dead letters of an ended job; return how many. Raises `Conflict`."""
         require_ended(record)
@@ -274,7 +285,10 @@ class Service:
             Recoverer(ledger, fleet, self._publisher, settler, settings.lease_ttl_s, counts),
             Finisher(ledger, outputs, clocks, counts),
             BufferKeeper(ledger, freed),
-            StreamKeeper(ledger, self._open_source),
+            StreamKeeper(
+                *(ledger, self._open_source, StreamRetention(ledger, self.workspace, self.dead_rows), blobs),
+                settings.stream_ttl_s,
+            ),
             self._batch_keeper(clocks),
             self._plan_keeper(clocks),
             Janitor(
@@ -284,6 +298,7 @@ class Service:
             ),
             LedgerKeeper(ledger, blobs, clocks, self.notices, self.clock),
             Watcher(ledger, fleet, self.clock, settings.currency, counts),
+            Scaler(ledger, self._targets),
         ]
 
     def _batch_keeper(self, clocks: ClockGuard) -> BatchKeeper:
@@ -308,10 +323,11 @@ class Service:
         inline = None
         if record.spec.source is None and stage == FIRST_STAGE:
             inline = self.ledger.jobs.inline_input(record.id)
-        source = open_input(self.ledger, self.workspace, record, stage, inline)
+        inspector = Inspector(self._planning_inspectors)
+        source = open_input(self.ledger, self.workspace, record, stage, inline, inspector)
         if record.spec.source is None or isinstance(source, StageSource | EndlessSource):
             return source
-        return InspectedSource(record.id, source, Inspector(self._planning_inspectors))
+        return InspectedSource(record.id, source, inspector)
 
     def _notify(self, kind: str) -> None:
         if kind == "worker":

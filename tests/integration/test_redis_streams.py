@@ -18,6 +18,8 @@ from batchmill.sources.base import EndlessSource, InputSplit, NotYet
 from batchmill.streams.base import BAD_MESSAGE, LOST_MESSAGE
 from batchmill.streams.opening import open_stream
 from batchmill.workspace import Workspace
+from batchmill_coordinator.results.dead_rows import DeadRowStore
+from batchmill_coordinator.results.stream_retention import StreamRetention
 from batchmill_coordinator.roles.stream_keeper import StreamKeeper
 from support.ledger_steps import claim, submit
 from support.planning import announce_worker, planner_over
@@ -59,13 +61,14 @@ class Reading:
         self.epoch = ledger.lead("me", 3600)
         self.settings = settings
         self.planner = self.new_planner()
-        self.keeper = StreamKeeper(ledger, self.open)
+        retention = StreamRetention(ledger, self.workspace, DeadRowStore(ledger, self.workspace.blobs))
+        self.keeper = StreamKeeper(ledger, self.open, retention, self.workspace.blobs, pushed_ttl_s=3600)
 
     def new_planner(self, wake: Callable[[], None] | None = None) -> Planner:
         return planner_over(self.ledger, self.settings, self.open, wake)
 
     def open(self, _record: Any = None, _stage: int = 0) -> EndlessSource:
-        return open_stream(self.ledger, self.workspace, self.source)
+        return open_stream(self.ledger, self.workspace, JOB, self.source)
 
     def step(self) -> None:
         self.planner.step(self.epoch)

@@ -100,7 +100,8 @@ Exit codes: 0 submitted (with --wait: completed), 1 the job failed, was cancelle
 @click.option(
     "--sink",
     metavar="PATH|STORE:TABLE",
-    help="A store for the results instead: a path that ends in .lance, or a table of a store that the service names.",
+    help="A store for the results instead: a path that ends in .lance or .usearch, or a table of a store that the "
+    "service names.",
 )
 @click.option("--sink-name", metavar="NAME", help="What the index is called in searches.  [default: as the table]")
 @click.option("--sink-vector", metavar="COLUMN", help="The column with the vectors.  [default: embedding]")

@@ -27,6 +27,7 @@ from batchmill.client.submitting.rerun import rerun_request
 from batchmill.client.submitting.rows import check_rows, upload_parts
 from batchmill.client.submitting.submission import JobSender, make_spec
 from batchmill.errors import InvalidRequest
+from batchmill.fleet import PoolScale
 from batchmill.jobs.cost import CostTotals
 from batchmill.jobs.status import CheckedJob, JobStatus
 from batchmill.jobs.streams.pushing import Pushed
@@ -324,6 +325,20 @@ class AsyncClient(InteractiveCalls, PlanCalls):
             One entry per pool: its capacity, and the shards and rows that run and wait.
         """
         return (await self._get(PoolsAnswer, "/v1/pools")).pools
+
+    async def scale(self, pool: str) -> PoolScale:
+        """Return how many workers a pool needs, and why.
+
+        Args:
+            pool: The name of the pool; one without workers and work needs none.
+
+        Returns:
+            The number of workers and of machines, with the times that it is based on.
+
+        Raises:
+            ServiceUnavailable: The service does not know: nothing should be started or stopped.
+        """
+        return await self._get(PoolScale, f"/v1/pools/{quote(pool, safe='')}/scale")
 
     async def operators(self) -> list[OperatorInfo]:
         """List the operators that the workers have loaded.

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
     from batchmill.client.submitting.submission import JobSender
-    from batchmill.fleet import PoolStatus, WorkerInfo
+    from batchmill.fleet import PoolScale, PoolStatus, WorkerInfo
     from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.index_status import IndexStatus
     from batchmill.jobs.search import SearchHit
@@ -253,6 +253,20 @@ class Client(BlockingPlans):
             One entry per pool: its capacity, and the shards and rows that run and wait.
         """
         return self._loop.run(self._async.pools())
+
+    def scale(self, pool: str) -> PoolScale:
+        """Return how many workers a pool needs, and why.
+
+        Args:
+            pool: The name of the pool; one without workers and work needs none.
+
+        Returns:
+            The number of workers and of machines, with the times that it is based on.
+
+        Raises:
+            ServiceUnavailable: The service does not know: nothing should be started or stopped.
+        """
+        return self._loop.run(self._async.scale(pool))
 
     def operators(self) -> list[OperatorInfo]:
         """List the operators that the workers have loaded.

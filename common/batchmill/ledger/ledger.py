@@ -31,6 +31,7 @@ from batchmill.ledger.workers.fleet import FleetLedger
 from batchmill.ledger.workers.leases import LeaseLedger
 from batchmill.ledger.workers.profiles import ProfileLedger
 from batchmill.ledger.workers.row_cache import RowCacheLedger
+from batchmill.ledger.workers.scale import ScaleLedger
 from batchmill.ledger.workers.trends import TrendLedger
 
 if TYPE_CHECKING:
@@ -64,6 +65,7 @@ class Ledger:
         self.streams = StreamLedger(self._store)
         self.costs = CostLedger(self._store)
         self.fleet = FleetLedger(self._store)
+        self.scale = ScaleLedger(self._store)
         self.endpoints = EndpointLedger(self._store)
         self.unfinished = UnfinishedWorkLedger(self._store)
         self.retention = RetentionLedger(self._store)

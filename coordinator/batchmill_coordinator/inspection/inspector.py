@@ -73,6 +73,10 @@ class Inspector:
         with _blaming("rows_arrow"):
             return self._pool.call(Task.READ_ROWS, {}, rows_arrow.encode()).data
 
+    def apart(self, name: str, source: Source) -> Source:
+        """Return a source that is described under a name, as a job's is, of which nothing is read in this process."""
+        return InspectedSource(name, source, self)
+
     def split(self, job_id: str, cursor: str, max_rows: int, max_bytes: int) -> NextSplit:
         """Split off the next rows of a job's source, as `Splitter.next_split` does for a splitter at the cursor."""
         asked = {"job": job_id, "cursor": cursor, "rows": max_rows, "bytes": max_bytes}

@@ -22,11 +22,12 @@ from batchmill_coordinator.metering.work import names_of, work_sums
 from batchmill_coordinator.status.trends import read_trends
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client import Metric
 
     from batchmill.clock import Clock
+    from batchmill.fleet import PoolScale
     from batchmill.ledger import Ledger
     from batchmill_coordinator.fleet.pools import PoolView
     from batchmill_coordinator.metering.work import WorkSums
@@ -98,6 +99,7 @@ class LedgerCollector(Collector):
         return [
             *_of_work(work),
             *_of_pools(work, pools),
+            *_of_scale(ledger.scale.decisions(), names),
             catalogue.UNREADABLE.read([((), self._unreadable())]),
             catalogue.JOBS_KEPT.read([((), survey.jobs_kept)]),
             catalogue.LEASES.read([((), survey.leases)]),
@@ -126,6 +128,12 @@ def _of_work(work: WorkSums) -> Iterator[Metric]:
     yield catalogue.JOBS.read(work.jobs.items())
     yield catalogue.SHARDS.read(work.shards.items())
     yield catalogue.ROWS.read(work.rows.items())
+
+
+def _of_scale(scales: Mapping[str, PoolScale], names: Mapping[str, str]) -> Iterator[Metric]:
+    named = [scale for pool, scale in scales.items() if names.get(pool) == pool]
+    yield catalogue.WORKERS_WANTED.read(((one.pool,), one.workers_wanted) for one in named)
+    yield catalogue.DRAIN.read(((one.pool,), one.drain_s) for one in named if one.drain_s is not None)
 
 
 def _of_pools(work: WorkSums, pools: dict[str, PoolView]) -> Iterator[Metric]:

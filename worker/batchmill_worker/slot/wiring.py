@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.clock import SystemClock
 from batchmill.fleet import WorkerInfo
+from batchmill.jobs.cost import NANO
 from batchmill.ledger import Ledger
 from batchmill.ledger.workers.row_cache import Limits
 from batchmill.storage.named_endpoints import NamedEndpoints
@@ -173,6 +174,7 @@ def _describe(settings: WorkerSettings, identity: SlotIdentity, registry: Operat
         pid=os.getpid(),
         started_at=time.time(),
         has_room=True,
+        price_per_hour=hourly_price_nano(settings, identity) / NANO,
     )
 
 

@@ -25,7 +25,7 @@ from batchmill.jobs.files import FileSource, OutputSpec, UploadSource
 from batchmill.jobs.job import JobForm, JobRequest
 from batchmill.jobs.sink import TABLE_PATTERN, SinkSpec
 from batchmill.jobs.status import CheckedJob, JobStatus
-from batchmill.jobs.streams.source import STREAMS, StreamSource
+from batchmill.jobs.streams.source import STREAMS, Folder, StreamSource
 from batchmill.plans import Plan
 from batchmill.wording import fault_of
 
@@ -119,6 +119,8 @@ def _in_future(moment: datetime) -> float:
 
 def job_source(source: Any) -> FileSource | StreamSource:
     """Check a source as users write it: files, or a stream, which has a kind. Raises `InvalidSource`."""
+    if isinstance(source, Folder):
+        return source.model_copy(update={"path": _absolute(source.path, InvalidSource)})
     if isinstance(source, StreamSource):
         return source
     if not (isinstance(source, dict) and "kind" in source):
@@ -129,8 +131,9 @@ def job_source(source: Any) -> FileSource | StreamSource:
         raise InvalidSource(
             f"source: there is no kind {source['kind']!r:.80}.", hint=f"Known: {', '.join(known)}.", field="source.kind"
         )
+    fields = {**source, "path": _absolute(source["path"], InvalidSource)} if "path" in source else source
     try:
-        return kind.model_validate(source)
+        return kind.model_validate(fields)
     except ValidationError as error:
         raise _invalid(InvalidSource, "source: ", error) from error
 

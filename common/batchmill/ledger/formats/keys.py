@@ -181,6 +181,14 @@ class Keys:
         """The sums that every charge goes into, beside those of its job."""
         return [self.cost_tenants(), self.cost_pools(), self.cost_days()]
 
+    def scale(self) -> str:
+        """Hash, with a life: pool to how many workers it needs, in JSON; see `keep_scale.lua`."""
+        return f"{self.prefix}scale"
+
+    def scale_memory(self) -> str:
+        """Hash: pool to what its next scaling decision is based on beside the work, in JSON."""
+        return f"{self.prefix}scale:memory"
+
     def uploads(self) -> str:
         """Sorted set: uploads that no job has taken, scored by when they began (ms)."""
         return f"{self.prefix}uploads"
@@ -293,6 +301,10 @@ class Keys:
         """String: who does at present what only one may do at a time; expires."""
         return f"{self.prefix}turn:{name}"
 
+    def stream_files(self, job_id: str) -> str:
+        """Hash: names of the files of a watched folder to their numbers, while the folder has them."""
+        return f"{self.job(job_id)}:files"
+
     def dead_counts(self, job_id: str) -> str:
         """Hash: error type to how many rows of a job died of it."""
         return f"{self.job(job_id)}:dead"
@@ -313,6 +325,7 @@ class Keys:
             self.dead_counts(job_id),
             self.incomplete(job_id),
             self.readers(job_id),
+            self.stream_files(job_id),
             self.job_log(job_id),
             *(key(job_id, stage) for stage in range(stages) for key in of_stage),
         ]

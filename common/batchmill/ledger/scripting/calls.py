@@ -578,6 +578,49 @@ def commit(
     return CommitAnswer(reply.decode())
 
 
+class CompactAnswer(StrEnum):
+    """What `compact.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+    MOVED = "moved"
+
+
+def compact(
+    store: Store,
+    *,
+    job_id: str,
+    stage: int,
+    epoch: int,
+    before: str,
+    after: str,
+    freed_before: str,
+    freed_after: str,
+    deleted: Sequence[ShardId],
+) -> CompactAnswer:
+    """Note of which shards of a stage something is kept, and delete the entries of those whose blobs are gone."""
+    keys = store.keys
+    reply = store.run(
+        "compact",
+        [
+            keys.leader(),
+            keys.job(job_id),
+            keys.stage(job_id, stage),
+            keys.done(job_id, stage),
+            keys.borders(job_id, stage),
+        ],
+        [
+            epoch,
+            before,
+            after,
+            freed_before,
+            freed_after,
+            *(format_shard_id(item) for item in deleted),
+        ],
+    )
+    return CompactAnswer(reply.decode())
+
+
 def deregister(
     store: Store,
     *,
@@ -1201,6 +1244,55 @@ def keep_rows(
     return KeepRowsAnswer(reply.decode())
 
 
+class KeepScaleAnswer(StrEnum):
+    """What `keep_scale.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+
+
+class ScaledPool(NamedTuple):
+    """An item of the list that `keep_scale.lua` takes."""
+
+    pool: str
+    decision: str
+    memory: str
+
+
+def keep_scale(
+    store: Store,
+    *,
+    epoch: int,
+    ttl_ms: int,
+    pools: Sequence[ScaledPool],
+) -> KeepScaleAnswer:
+    """Keep how many workers each pool needs, in place of what was kept before."""
+    keys = store.keys
+    reply = store.run(
+        "keep_scale",
+        [
+            keys.leader(),
+            keys.scale(),
+            keys.scale_memory(),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            ttl_ms,
+            *(
+                part
+                for item in pools
+                for part in (
+                    item.pool,
+                    item.decision,
+                    item.memory,
+                )
+            ),
+        ],
+    )
+    return KeepScaleAnswer(reply.decode())
+
+
 def lead(
     store: Store,
     *,
@@ -1296,6 +1388,36 @@ def note(
         ],
     )
     return int(reply)
+
+
+class NoteFileAnswer(StrEnum):
+    """What `note_file.lua` answers."""
+
+    OK = "ok"
+    NO_JOB = "no job"
+
+
+def note_file(
+    store: Store,
+    *,
+    job_id: str,
+    name: str,
+    number: int,
+) -> NoteFileAnswer:
+    """Note the number of a file of a watched folder, before it is planned."""
+    keys = store.keys
+    reply = store.run(
+        "note_file",
+        [
+            keys.job(job_id),
+            keys.stream_files(job_id),
+        ],
+        [
+            name,
+            number,
+        ],
+    )
+    return NoteFileAnswer(reply.decode())
 
 
 class NoteStreamAnswer(StrEnum):

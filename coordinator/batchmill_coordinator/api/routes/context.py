@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from batchmill.fleet import PoolStatus, WorkerInfo
+    from batchmill.fleet import PoolScale, PoolStatus, WorkerInfo
     from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.dead_letters import DeadLetter
     from batchmill.jobs.index_status import IndexStatus
@@ -269,6 +269,10 @@ class Context:
     def pools(self) -> list[PoolStatus]:
         """Return what runs and what waits in each pool, of all tenants together."""
         return self._service.backlog.pools()
+
+    def scale(self, pool: str) -> PoolScale:
+        """Return how many workers a pool needs. Raises `ServiceUnavailable` while nobody knows."""
+        return self._service.scale(pool)
 
     def operators(self) -> list[OperatorInfo]:
         """Return the operators that workers have announced, without those that only the service itself uses."""

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from fastapi import APIRouter, Query, Response
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel
 
-from batchmill.fleet import PoolStatus, WorkerInfo
+from batchmill.errors import ServiceUnavailable
+from batchmill.fleet import PoolScale, PoolStatus, WorkerInfo
+from batchmill.jobs.job import POOL_PATTERN
 from batchmill.operators.contract import OperatorInfo
 from batchmill.trends import TrendList
+from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.routing import ApiRoute
 
+SCALE_PATH = "/v1/pools/{pool}/scale"
 router = APIRouter(tags=["fleet"], route_class=ApiRoute)
 
 
@@ -44,6 +48,16 @@ def workers(context: CurrentContext) -> Response:
 def pools(context: CurrentContext) -> Response:
     """Show what runs and what waits in each pool, of all tenants, up to half a second ago."""
     return json_response(PoolList(pools=context.pools()))
+
+
+@router.get(SCALE_PATH, response_model=PoolScale, responses=raises(ServiceUnavailable))
+def scale(context: CurrentContext, pool: Annotated[str, Path(pattern=POOL_PATTERN)]) -> Response:
+    """Say how many workers a pool needs, and why, as the leader has decided in the last seconds.
+
+    The token for metrics opens it too. It never answers 0 because it does not know: without the ledger, or a leader, it
+    answers 503.
+    """
+    return json_response(context.scale(pool))
 
 
 @router.get("/v1/operators", response_model=OperatorList)
