@@ -251,7 +251,7 @@ def _plan(
     if operator.endswith(JOB_FILE_ENDINGS):
         plan = client.plan(**_file_options(Path(operator), sources, fields, flags, changes))
     else:
-        rows, options = job_input(sources, fields, flags)
+        rows, options = job_input(operator, sources, fields, flags)
         plan = client.plan(operator, rows, **options)
     if as_json:
         print_json(plan)

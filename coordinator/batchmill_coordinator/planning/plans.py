@@ -149,6 +149,7 @@ class Plans:
 
     def _checked(self, request: JobRequest, tenant: str) -> JobRequest:
         """Check a request as far as is possible without running it, and move its rows into an upload."""
+        undated = request.model_copy(update={"deadline": None})  # it begins when the job is submitted
         if isinstance(request.source, StreamSource):
             raise InvalidRequest("a job over a stream has no end, so that it cannot be planned.", field="source")
         if isinstance(request.source, ResultsSource):
@@ -156,9 +157,9 @@ class Plans:
         if request.source is not None and (request.rows is not None or request.rows_arrow is not None):
             raise InvalidRequest("expected either rows or a source, got both.", field="source")
         if isinstance(request.source, FileSource):
-            self._admission.check(request, tenant)
+            self._admission.check(undated, tenant)
             return request
-        self._admission.check_spec(self._admission.dated(request).spec())
+        self._admission.check_spec(undated.spec())
         if isinstance(request.source, UploadSource):
             self._uploads.require(request.source.upload, tenant)
             return request
