@@ -11,7 +11,7 @@ import pytest
 import batchmill
 from batchmill import Stage, Window
 from batchmill.errors import Conflict, InvalidParams, InvalidRequest
-from support.waiting import GRACE_S
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -100,3 +100,27 @@ def test_an_input_without_rows_has_no_windows(client: batchmill.Client) -> None:
     job = client.submit(rows=[{"at": "never"}], stages=[Stage("echo"), Window(time="at", tumbling="1m")])
     assert list(job.wait(GRACE_S).results()) == []
     assert [one.error_type for one in job.dead_letters()] == ["bad_value"]
+
+
+def test_windows_of_a_stream_fire_as_time_passes_and_when_it_is_drained(client: batchmill.Client) -> None:
+    window = Window(by="user", time="at", tumbling="1s", idle="200ms", aggregate={"numbers": "collect:n"})
+    stream = client.submit(source=batchmill.Push("clicks"), stages=[Stage("echo"), window])
+    rows = [{"user": user, "at": START_MS + n * 100, "n": n} for n in range(25) for user in "ab"]
+    client.push("clicks", rows[:30])
+    client.push("clicks", rows[30:])
+    fired: list[dict[str, Any]] = []
+
+    def have_all_fired() -> bool:
+        fired[:] = stream.results(follow=False)
+        return len(fired) == 6
+
+    until(have_all_fired, "the last windows fire without another row")
+    client.push("clicks", [{"user": "a", "at": START_MS + 60_000, "n": 99}])
+    until(lambda: stream.status().stages[0].rows_done == len(rows) + 1, "the last row is read")
+    stream.drain()
+    found = [(one["user"], start_ms(one) - START_MS, one["numbers"]) for one in stream.wait(GRACE_S).results()]
+    expected = {
+        (user, second * 1000): [n for n in range(25) if n // 10 == second] for user in "ab" for second in range(3)
+    }
+    assert {(user, start): numbers for user, start, numbers in found} == {**expected, ("a", 60_000): [99]}
+    assert len(found) == 7
