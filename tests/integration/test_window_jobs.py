@@ -84,7 +84,7 @@ def test_sessions_and_count_windows_fire_at_the_end_of_the_source(client: batchm
     sessions = client.submit(rows=rows, stages=[Stage("echo"), Window(by=["user"], time="at", session="2s")])
     counts = client.submit(rows=rows, stages=[Stage("echo"), Window(by="user", count=2)])
     found = [(one["user"], start_ms(one) - START_MS, one["rows"]) for one in sessions.wait(GRACE_S).results()]
-    assert found == [("a", 0, 2), ("b", 10, 1), ("a", 5000, 1)]
+    assert found == [("b", 10, 1), ("a", 0, 2), ("a", 5000, 1)]  # by their ends
     assert [(one["user"], one["rows"]) for one in counts.wait(GRACE_S).results()] == [("a", 2), ("b", 1), ("a", 1)]
 
 

@@ -121,7 +121,7 @@ def test_a_shard_that_is_lost_again_is_split_until_its_row_is_alone_and_dead() -
 
 def test_a_stage_that_takes_all_of_its_input_is_never_halved_and_its_row_is_no_dead_letter() -> None:
     def lost(subject: Shard) -> Requeue | GiveUp:
-        decision = decide(subject, Lost(), POLICY, random.Random(7), takes_all=True)
+        decision = decide(subject, Lost(), POLICY, random.Random(7), is_undivided=True)
         assert isinstance(decision, Requeue | GiveUp)
         return decision
 
