@@ -228,7 +228,7 @@ class AsyncClient(InteractiveCalls):
 
         Raises:
             InvalidRows: The rows do not form a table, or are too many for one sequence.
-            Overloaded: The streams of the tenant hold as many bytes as they may; nothing was added by this request.
+            ServiceUnavailable: The streams of the tenant hold as many bytes as they may; try again later.
         """
         requests = await asyncio.to_thread(push_requests, rows, producer, sequence)
         path = f"/v1/streams/{quote(stream, safe='')}"

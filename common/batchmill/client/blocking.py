@@ -130,7 +130,7 @@ class Client:
 
         Raises:
             InvalidRows: The rows do not form a table, or are too many for one sequence.
-            Overloaded: The streams of the tenant hold as many bytes as they may; nothing was added by this request.
+            ServiceUnavailable: The streams of the tenant hold as many bytes as they may; try again later.
         """
         return self._loop.run(self._async.push(stream, rows, producer=producer, sequence=sequence))
 
