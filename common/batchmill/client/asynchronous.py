@@ -21,12 +21,14 @@ from batchmill.client.connection.transport import Transport
 from batchmill.client.interactive import InteractiveCalls
 from batchmill.client.job import AsyncJob
 from batchmill.client.job_filter import JobFilter
+from batchmill.client.planning import PlanCalls
 from batchmill.client.submitting.options import check_names, with_job_options
 from batchmill.client.submitting.push import push_requests
 from batchmill.client.submitting.rerun import rerun_request
 from batchmill.client.submitting.rows import check_rows, upload_parts
 from batchmill.client.submitting.submission import JobSender, make_spec
 from batchmill.errors import InvalidRequest
+from batchmill.fleet import PoolScale
 from batchmill.jobs.cost import CostTotals
 from batchmill.jobs.status import CheckedJob, JobStatus
 from batchmill.jobs.streams.pushing import Pushed
@@ -34,7 +36,7 @@ from batchmill.row_cache import CacheStats
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
     from datetime import datetime, timedelta
 
     from batchmill.client.submitting.options import JobOptions
@@ -50,7 +52,7 @@ MAX_JOBS_PAGE = 100
 MAX_INDEXES_PAGE = 1000
 
 
-class AsyncClient(InteractiveCalls):
+class AsyncClient(InteractiveCalls, PlanCalls):
     """A client of a Batchmill service for asyncio code.
 
     Use it as an async context manager or `close` it. It belongs to one event loop. Besides the errors that a method
@@ -105,15 +107,15 @@ class AsyncClient(InteractiveCalls):
             ServiceUnavailable: The service cannot be reached, or has too many unfinished jobs.
         """
         sender, parts = self.prepare(operator, rows, options)
-        return await self._send(sender, parts)
+        return self.job_of(await self._sent(sender, parts, sender.finish))
 
-    async def _send(self, sender: JobSender, parts: Iterator[UploadPart]) -> AsyncJob:
-        """Send a prepared job; after an error, delete what was sent."""
+    async def _sent(self, sender: JobSender, parts: Iterator[UploadPart], finish: Callable[[], Awaitable[M]]) -> M:
+        """Send the rows of a prepared job, then finish; after an error, delete what was sent."""
         try:
             while (part := await asyncio.to_thread(next, parts, None)) is not None:
                 if not sender.hold(part):
                     await sender.put(part)
-            return self.job_of(await sender.finish())
+            return await finish()
         except BaseException:
             await sender.abort()
             raise
@@ -333,6 +335,20 @@ class AsyncClient(InteractiveCalls):
             One entry per pool: its capacity, and the shards and rows that run and wait.
         """
         return (await self._get(PoolsAnswer, "/v1/pools")).pools
+
+    async def scale(self, pool: str) -> PoolScale:
+        """Return how many workers a pool needs, and why.
+
+        Args:
+            pool: The name of the pool; one without workers and work needs none.
+
+        Returns:
+            The number of workers and of machines, with the times that it is based on.
+
+        Raises:
+            ServiceUnavailable: The service does not know: nothing should be started or stopped.
+        """
+        return await self._get(PoolScale, f"/v1/pools/{quote(pool, safe='')}/scale")
 
     async def operators(self) -> list[OperatorInfo]:
         """List the operators that the workers have loaded.

@@ -56,8 +56,9 @@ class PushedEntry(NamedTuple):
         """Read an entry as `push.lua` writes it."""
         offset, fields = entry
         blob = fields.get(b"blob")
-        numbers = (int(fields[name]) for name in (b"rows", b"end", b"nbytes"))
-        return cls(offset.decode(), *numbers, fields.get(b"data"), None if blob is None else blob.decode())
+        rows, end, nbytes = (int(fields[name]) for name in (b"rows", b"end", b"nbytes"))
+        data = fields.get(b"data")
+        return cls(offset.decode(), rows, end, nbytes, data, None if blob is None else blob.decode())
 
 
 class PushedState(NamedTuple):

@@ -78,7 +78,14 @@ def create_app(service: Service) -> FastAPI:
         finally:
             await _stop(service)
 
-    app = FastAPI(title="Batchmill", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="Batchmill",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # the service has its own metrics and logs
+    )
     app.state.service = service
     app.state.pool = pool
     app.state.heavy_pool = RequestPool(settings.submit_threads, settings.max_waiting_requests)

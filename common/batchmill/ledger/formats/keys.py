@@ -137,6 +137,14 @@ class Keys:
         """Sorted set: the names of profiles, scored by when they were written last (ms)."""
         return f"{self.prefix}profiles:used"
 
+    def trends(self) -> str:
+        """Hash: operator, parameters and device type to what jobs took of it, see `trend.lua`."""
+        return f"{self.prefix}trends"
+
+    def trends_used(self) -> str:
+        """Sorted set: the names of these histories, scored by when they were written last (ms)."""
+        return f"{self.prefix}trends:used"
+
     def cache_index(self) -> str:
         """Hash: digest of a row to where its results are in the row cache."""
         return f"{self.prefix}cache:index"
@@ -172,6 +180,14 @@ class Keys:
     def costs(self) -> list[str]:
         """The sums that every charge goes into, beside those of its job."""
         return [self.cost_tenants(), self.cost_pools(), self.cost_days()]
+
+    def scale(self) -> str:
+        """Hash, with a life: pool to how many workers it needs, in JSON; see `keep_scale.lua`."""
+        return f"{self.prefix}scale"
+
+    def scale_memory(self) -> str:
+        """Hash: pool to what its next scaling decision is based on beside the work, in JSON."""
+        return f"{self.prefix}scale:memory"
 
     def uploads(self) -> str:
         """Sorted set: uploads that no job has taken, scored by when they began (ms)."""

@@ -1244,6 +1244,55 @@ def keep_rows(
     return KeepRowsAnswer(reply.decode())
 
 
+class KeepScaleAnswer(StrEnum):
+    """What `keep_scale.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+
+
+class ScaledPool(NamedTuple):
+    """An item of the list that `keep_scale.lua` takes."""
+
+    pool: str
+    decision: str
+    memory: str
+
+
+def keep_scale(
+    store: Store,
+    *,
+    epoch: int,
+    ttl_ms: int,
+    pools: Sequence[ScaledPool],
+) -> KeepScaleAnswer:
+    """Keep how many workers each pool needs, in place of what was kept before."""
+    keys = store.keys
+    reply = store.run(
+        "keep_scale",
+        [
+            keys.leader(),
+            keys.scale(),
+            keys.scale_memory(),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            ttl_ms,
+            *(
+                part
+                for item in pools
+                for part in (
+                    item.pool,
+                    item.decision,
+                    item.memory,
+                )
+            ),
+        ],
+    )
+    return KeepScaleAnswer(reply.decode())
+
+
 def lead(
     store: Store,
     *,
@@ -2449,6 +2498,43 @@ def take_request(
             taken,
             returned,
             hold_ms,
+        ],
+    )
+    return int(reply)
+
+
+def trend(
+    store: Store,
+    *,
+    name: str,
+    job: str,
+    units: float,
+    useful_us: int,
+    padding_us: int,
+    idle_us: int,
+    facts: str,
+    max_points: int,
+    max_trends: int,
+) -> int:
+    """Add what a worker took for rows of a job to the history of an operator on a type of device, one point a job."""
+    keys = store.keys
+    reply = store.run(
+        "trend",
+        [
+            keys.trends(),
+            keys.trends_used(),
+        ],
+        [
+            store.now_ms,
+            name,
+            job,
+            units,
+            useful_us,
+            padding_us,
+            idle_us,
+            facts,
+            max_points,
+            max_trends,
         ],
     )
     return int(reply)
