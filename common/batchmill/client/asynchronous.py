@@ -13,6 +13,7 @@ from batchmill.client.connection.answers import (
     JobsAnswer,
     OperatorsAnswer,
     PoolsAnswer,
+    PoolUsageAnswer,
     WorkersAnswer,
 )
 from batchmill.client.connection.service import find_service
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
 
     from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
-    from batchmill.fleet import PoolStatus, WorkerInfo
+    from batchmill.fleet import PoolStatus, PoolUsage, WorkerInfo
     from batchmill.jobs.index_status import IndexStatus
     from batchmill.jobs.sink import SinkSpec
     from batchmill.operators.contract import OperatorInfo
@@ -104,18 +105,7 @@ class AsyncClient(InteractiveCalls):
             ServiceUnavailable: The service cannot be reached, or has too many unfinished jobs.
         """
         sender, parts = self.prepare(operator, rows, options)
-        return await self._send(sender, parts)
-
-    async def _send(self, sender: JobSender, parts: Iterator[UploadPart]) -> AsyncJob:
-        """Send a prepared job; after an error, delete what was sent."""
-        try:
-            while (part := await asyncio.to_thread(next, parts, None)) is not None:
-                if not sender.hold(part):
-                    await sender.put(part)
-            return self.job_of(await sender.finish())
-        except BaseException:
-            await sender.abort()
-            raise
+        return self.job_of(await sender.send(parts))
 
     def prepare(self, operator: str | None, rows: Any, options: JobOptions) -> tuple[JobSender, Iterator[UploadPart]]:
         """Check a job without sending anything: the first half of `submit`.
@@ -332,12 +322,20 @@ class AsyncClient(InteractiveCalls):
             pool: The name of the pool; one without workers and work needs none.
 
         Returns:
-            The number of workers and of machines, with the times that it is based on.
-
-        Raises:
-            ServiceUnavailable: The service does not know: nothing should be started or stopped.
+            The number of workers and of machines. Raises `ServiceUnavailable` while the service does not know.
         """
         return await self._get(PoolScale, f"/v1/pools/{quote(pool, safe='')}/scale")
+
+    async def pool_usage(self, days: int = 7) -> list[PoolUsage]:
+        """Compare what the workers of each pool cost with what would have been enough.
+
+        Args:
+            days: Today and the days before, UTC, 1 to 14.
+
+        Returns:
+            One entry per pool: worker hours, money, and advice.
+        """
+        return (await self._get(PoolUsageAnswer, "/v1/pools/usage", {"days": str(days)})).pools
 
     async def operators(self) -> list[OperatorInfo]:
         """List the operators that the workers have loaded.

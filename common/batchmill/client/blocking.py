@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
     from batchmill.client.submitting.submission import JobSender
-    from batchmill.fleet import PoolScale, PoolStatus, WorkerInfo
+    from batchmill.fleet import PoolScale, PoolStatus, PoolUsage, WorkerInfo
     from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.index_status import IndexStatus
     from batchmill.jobs.search import SearchHit
@@ -258,12 +258,20 @@ class Client:
             pool: The name of the pool; one without workers and work needs none.
 
         Returns:
-            The number of workers and of machines, with the times that it is based on.
-
-        Raises:
-            ServiceUnavailable: The service does not know: nothing should be started or stopped.
+            The number of workers and of machines. Raises `ServiceUnavailable` while the service does not know.
         """
         return self._loop.run(self._async.scale(pool))
+
+    def pool_usage(self, days: int = 7) -> list[PoolUsage]:
+        """Compare what the workers of each pool cost with what would have been enough.
+
+        Args:
+            days: Today and the days before, UTC, 1 to 14.
+
+        Returns:
+            One entry per pool: worker hours, money, and advice.
+        """
+        return self._loop.run(self._async.pool_usage(days))
 
     def operators(self) -> list[OperatorInfo]:
         """List the operators that the workers have loaded.

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from batchmill.fleet import PoolScale, PoolStatus, WorkerInfo
+    from batchmill.fleet import PoolStatus, WorkerInfo
     from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.dead_letters import DeadLetter
     from batchmill.jobs.index_status import IndexStatus
@@ -55,6 +55,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.metering.lane import LaneMetrics
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
     from batchmill_coordinator.results.pages import ResultPage
+    from batchmill_coordinator.scheduling.scaling.view import ScaleView
     from batchmill_coordinator.service import Service
 
 
@@ -185,8 +186,7 @@ class Context:
 
     def costs(self, limit: int) -> CostTotals:
         """Return what all jobs cost; for a tenant, what its own jobs cost."""
-        totals = self._ledger.costs.totals()
-        return totals.report(self._service.settings.currency, limit, self._own_tenant)
+        return self._ledger.costs.totals().report(self._service.settings.currency, limit, self._own_tenant)
 
     def log(self, job_id: str, after: LogCursor, level: LogLevel, limit: int) -> LogPage:
         """Return a page of a job's log."""
@@ -255,16 +255,16 @@ class Context:
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that are present, each with the attempts it runs of jobs that this request may see."""
-        found = self._ledger.fleet.workers(self._ledger.now_ms())
-        return [self._without_foreign_jobs(worker) for worker in found]
+        return [self._without_foreign_jobs(one) for one in self._ledger.fleet.workers(self._ledger.now_ms())]
 
     def pools(self) -> list[PoolStatus]:
         """Return what runs and what waits in each pool, of all tenants together."""
         return self._service.backlog.pools()
 
-    def scale(self, pool: str) -> PoolScale:
-        """Return how many workers a pool needs. Raises `ServiceUnavailable` while nobody knows."""
-        return self._service.scale(pool)
+    @property
+    def scaling(self) -> ScaleView:
+        """How many workers the pools need and what they cost, of all tenants together."""
+        return self._service.scaling
 
     def operators(self) -> list[OperatorInfo]:
         """Return the operators that workers have announced, without those that only the service itself uses."""
