@@ -11,23 +11,21 @@ from pydantic import BaseModel
 from batchmill.client.connection.answers import (
     IndexesAnswer,
     JobsAnswer,
-    OperatorsAnswer,
-    PoolsAnswer,
-    PoolUsageAnswer,
-    WorkersAnswer,
+    StreamsAnswer,
 )
 from batchmill.client.connection.service import find_service
 from batchmill.client.connection.transport import Transport
+from batchmill.client.fleet_calls import FleetCalls
 from batchmill.client.interactive import InteractiveCalls
 from batchmill.client.job import AsyncJob
 from batchmill.client.job_filter import JobFilter
+from batchmill.client.planning import PlanCalls
 from batchmill.client.submitting.options import check_names, with_job_options
 from batchmill.client.submitting.push import push_requests
 from batchmill.client.submitting.rerun import rerun_request
 from batchmill.client.submitting.rows import check_rows, upload_parts
 from batchmill.client.submitting.submission import JobSender, make_spec
 from batchmill.errors import InvalidRequest
-from batchmill.fleet import PoolScale
 from batchmill.jobs.cost import CostTotals
 from batchmill.jobs.status import CheckedJob, JobStatus
 from batchmill.jobs.streams.pushing import Pushed
@@ -40,17 +38,16 @@ if TYPE_CHECKING:
 
     from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
-    from batchmill.fleet import PoolStatus, PoolUsage, WorkerInfo
     from batchmill.jobs.index_status import IndexStatus
     from batchmill.jobs.sink import SinkSpec
-    from batchmill.operators.contract import OperatorInfo
+    from batchmill.jobs.streams.pushing import PushedStream
 
 M = TypeVar("M", bound=BaseModel)
 MAX_JOBS_PAGE = 100
 MAX_INDEXES_PAGE = 1000
 
 
-class AsyncClient(InteractiveCalls):
+class AsyncClient(InteractiveCalls, PlanCalls, FleetCalls):
     """A client of a Batchmill service for asyncio code.
 
     Use it as an async context manager or `close` it. It belongs to one event loop. Besides the errors that a method
@@ -105,7 +102,7 @@ class AsyncClient(InteractiveCalls):
             ServiceUnavailable: The service cannot be reached, or has too many unfinished jobs.
         """
         sender, parts = self.prepare(operator, rows, options)
-        return self.job_of(await sender.send(parts))
+        return self.job_of(await sender.send(parts, sender.finish))
 
     def prepare(self, operator: str | None, rows: Any, options: JobOptions) -> tuple[JobSender, Iterator[UploadPart]]:
         """Check a job without sending anything: the first half of `submit`.
@@ -226,6 +223,14 @@ class AsyncClient(InteractiveCalls):
             for request in requests
         ]
 
+    async def streams(self) -> list[PushedStream]:
+        """List the streams to which rows were sent with `push`.
+
+        Returns:
+            One entry per stream: its name, its rows, and the bytes of those that no job has settled yet.
+        """
+        return (await self._get(StreamsAnswer, "/v1/streams")).streams
+
     def job_of(self, status: JobStatus) -> AsyncJob:
         """Return the job that a status describes.
 
@@ -298,52 +303,6 @@ class AsyncClient(InteractiveCalls):
         """
         page = await self._get(JobsAnswer, "/v1/jobs", {"live": "true", "limit": str(limit)})
         return [self.job_of(status) for status in page.jobs]
-
-    async def workers(self) -> list[WorkerInfo]:
-        """List the workers that are alive.
-
-        Returns:
-            One entry per worker: name, pool, device, operators, running attempts.
-        """
-        return (await self._get(WorkersAnswer, "/v1/workers")).workers
-
-    async def pools(self) -> list[PoolStatus]:
-        """List the pools that have workers or jobs.
-
-        Returns:
-            One entry per pool: its capacity, and the shards and rows that run and wait.
-        """
-        return (await self._get(PoolsAnswer, "/v1/pools")).pools
-
-    async def scale(self, pool: str) -> PoolScale:
-        """Return how many workers a pool needs, and why.
-
-        Args:
-            pool: The name of the pool; one without workers and work needs none.
-
-        Returns:
-            The number of workers and of machines. Raises `ServiceUnavailable` while the service does not know.
-        """
-        return await self._get(PoolScale, f"/v1/pools/{quote(pool, safe='')}/scale")
-
-    async def pool_usage(self, days: int = 7) -> list[PoolUsage]:
-        """Compare what the workers of each pool cost with what would have been enough.
-
-        Args:
-            days: Today and the days before, UTC, 1 to 14.
-
-        Returns:
-            One entry per pool: worker hours, money, and advice.
-        """
-        return (await self._get(PoolUsageAnswer, "/v1/pools/usage", {"days": str(days)})).pools
-
-    async def operators(self) -> list[OperatorInfo]:
-        """List the operators that the workers have loaded.
-
-        Returns:
-            One entry per operator: name, summary, required columns, and its parameters as JSON Schema.
-        """
-        return (await self._get(OperatorsAnswer, "/v1/operators")).operators
 
     async def cache(self) -> CacheStats:
         """Read the statistics of the service's row cache.

@@ -23,6 +23,7 @@ from batchmill_worker.engine.executor import Executors
 from batchmill_worker.engine.request_executor import RequestExecutor
 from batchmill_worker.engine.stage_costs import StageCosts
 from batchmill_worker.engine.store_executor import StoreExecutor
+from batchmill_worker.engine.trend_recorder import TrendRecorder
 from batchmill_worker.metering.process import begin_counting
 from batchmill_worker.models.model_memory import MIB, default_budget, slot_memory
 from batchmill_worker.models.operator_cache import OperatorCache
@@ -100,6 +101,8 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     heartbeat = Heartbeat(ledger, worker, announced, settings.lease_ttl_s, meter, board)
     controllers = ControllerCache(ledger.profiles, worker.device, is_interactive=traffic.is_recent)
     heartbeat.batches = controllers.choices
+    trends = TrendRecorder(ledger.trends, worker.device)
+    heartbeat.on_beat = trends.save
     queues = ModelQueues(settings.pool, heartbeat)
     operators = OperatorCache(
         worker.device,
@@ -130,7 +133,10 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
         Claimer(ledger.shards, job_files, heartbeat, terms, trace),
         StageRunner(
             ShardLoader(job_files, blobs, registry, worker.name, trace, clock, settings.max_result_bytes),
-            ShardComputer(executors, operators, controllers, row_cache, StageCosts(ledger.profiles)),
+            ShardComputer(
+                *(executors, operators, controllers, row_cache, StageCosts(ledger.profiles)),
+                trends,
+            ),
             store,
             reports,
             clock,

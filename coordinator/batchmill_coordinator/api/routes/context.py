@@ -17,13 +17,13 @@ from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.ledger.jobs import no_such_job
 from batchmill_coordinator.admission.reruns import job_request
 from batchmill_coordinator.fleet.pools import what_pool_lacks
+from batchmill_coordinator.fleet.shown_workers import shown_workers
 from batchmill_coordinator.results.dead_rows import FIRST
 from batchmill_coordinator.results.pages import StagePlace
 from batchmill_coordinator.roles.cache_sweep import clear_row_cache
 from batchmill_coordinator.status.job_log_page import page_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
     from pydantic import BaseModel
@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
     from batchmill.storage.served_models import ServedModel, ServedModels
+    from batchmill.trends import Trend
     from batchmill_coordinator.admission.pushes import Pushes
     from batchmill_coordinator.api.pool import RequestPool
     from batchmill_coordinator.api.tenants import Access
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.lane.served import ModelState
     from batchmill_coordinator.lane.target import LaneTarget
     from batchmill_coordinator.metering.lane import LaneMetrics
+    from batchmill_coordinator.planning.plans import Plans
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
     from batchmill_coordinator.results.pages import ResultPage
     from batchmill_coordinator.scheduling.scaling.view import ScaleView
@@ -93,10 +95,9 @@ class Context:
 
     def _find(self, job_id: str) -> JobRecord | UnreadableJob:
         """Return a job's record, or what is known of it if that cannot be read."""
-        found = self._ledger.jobs.find(job_id)
-        if not self.access.may_see(found.tenant):
-            raise no_such_job(job_id)
-        return found
+        if self.access.may_see((found := self._ledger.jobs.find(job_id)).tenant):
+            return found
+        raise no_such_job(job_id)
 
     def submit(self, request: JobRequest) -> tuple[JobStatus, bool]:
         """Submit a job; return its status, and whether it is new."""
@@ -253,9 +254,16 @@ class Context:
         """The batches of all tenants; routes name their own."""
         return self._service.batches
 
+    @property
+    def plans(self) -> Plans:
+        """The plans of all tenants; routes name their own."""
+        return self._service.plans
+
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that are present, each with the attempts it runs of jobs that this request may see."""
-        return [self._without_foreign_jobs(one) for one in self._ledger.fleet.workers(self._ledger.now_ms())]
+        if self.access.sees_all:
+            return self._ledger.fleet.workers(self._ledger.now_ms())
+        return shown_workers(self._ledger, self.access.may_see)
 
     def pools(self) -> list[PoolStatus]:
         """Return what runs and what waits in each pool, of all tenants together."""
@@ -269,6 +277,10 @@ class Context:
     def operators(self) -> list[OperatorInfo]:
         """Return the operators that workers have announced, without those that only the service itself uses."""
         return [each for each in self._ledger.fleet.operators() if not each.name.startswith(RESERVED_OPERATORS)]
+
+    def trends(self, operator: str | None) -> list[Trend]:
+        """Return the histories of operators; of one with its jobs."""
+        return self._service.trends(operator)
 
     def cache_stats(self) -> CacheStats:
         """Return the statistics of the row cache."""
@@ -373,18 +385,6 @@ class Context:
     def _own_tenant(self) -> str | None:
         """The one tenant that this request may see; None: all."""
         return None if self.access.sees_all else self.access.tenant
-
-    def _without_foreign_jobs(self, worker: WorkerInfo) -> WorkerInfo:
-        if self.access.sees_all or not worker.running:
-            return worker
-        mine = self._visible({attempt.split("|")[0] for attempt in worker.running})
-        return worker.model_copy(
-            update={"running": [attempt for attempt in worker.running if attempt.split("|")[0] in mine]}
-        )
-
-    def _visible(self, job_ids: set[str]) -> set[str]:
-        records: Sequence[JobRecord] = self._ledger.jobs.read_many(sorted(job_ids))
-        return {record.id for record in records if self.access.may_see(record.tenant)}
 
 
 async def _context(request: Request) -> Context:

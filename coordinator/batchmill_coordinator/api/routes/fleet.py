@@ -11,6 +11,7 @@ from batchmill.errors import Forbidden, ServiceUnavailable
 from batchmill.fleet import PoolScale, PoolStatus, PoolUsage, WorkerInfo
 from batchmill.jobs.job import POOL_PATTERN
 from batchmill.operators.contract import OperatorInfo
+from batchmill.trends import TrendList
 from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.routing import ApiRoute
@@ -76,3 +77,14 @@ def scale(context: CurrentContext, pool: Annotated[str, Path(pattern=POOL_PATTER
 def operators(context: CurrentContext) -> Response:
     """List the operators that workers have announced, with their parameters as JSON Schema."""
     return json_response(OperatorList(operators=context.operators()))
+
+
+@router.get("/v1/trends", response_model=TrendList)
+def trends(
+    context: CurrentContext, operator: Annotated[str | None, Query(min_length=1, max_length=128)] = None
+) -> Response:
+    """Show how fast operators were on each type of device over the latest jobs of all tenants, and what has changed.
+
+    operator: only this one, with all of its jobs, which are not named.
+    """
+    return json_response(TrendList(trends=context.trends(operator)))
