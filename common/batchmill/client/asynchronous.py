@@ -35,7 +35,7 @@ from batchmill.row_cache import CacheStats
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from datetime import datetime, timedelta
 
     from batchmill.client.submitting.options import JobOptions
@@ -106,17 +106,6 @@ class AsyncClient(InteractiveCalls, PlanCalls):
         """
         sender, parts = self.prepare(operator, rows, options)
         return self.job_of(await self._sent(sender, parts, sender.finish))
-
-    async def _sent(self, sender: JobSender, parts: Iterator[UploadPart], finish: Callable[[], Awaitable[M]]) -> M:
-        """Send the rows of a prepared job, then finish; after an error, delete what was sent."""
-        try:
-            while (part := await asyncio.to_thread(next, parts, None)) is not None:
-                if not sender.hold(part):
-                    await sender.put(part)
-            return await finish()
-        except BaseException:
-            await sender.abort()
-            raise
 
     def prepare(self, operator: str | None, rows: Any, options: JobOptions) -> tuple[JobSender, Iterator[UploadPart]]:
         """Check a job without sending anything: the first half of `submit`.

@@ -11,9 +11,9 @@ from pydantic import BaseModel
 
 from batchmill.client.submitting.options import with_job_options
 from batchmill.errors import ServiceUnavailable, from_envelope
+from batchmill.insights.plans import Plan, PlanList, PlanState
+from batchmill.insights.trends import Trend, TrendList
 from batchmill.jobs.status import JobStatus
-from batchmill.plans import Plan, PlanList, PlanState
-from batchmill.trends import Trend, TrendList
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
@@ -41,9 +41,16 @@ class PlanCalls(ABC):
     def job_of(self, status: JobStatus) -> AsyncJob:
         """See `AsyncClient`."""
 
-    @abstractmethod
     async def _sent(self, sender: JobSender, parts: Iterator[UploadPart], finish: Callable[[], Awaitable[M]]) -> M:
         """Send the rows of a prepared job, then finish; after an error, delete what was sent."""
+        try:
+            while (part := await asyncio.to_thread(next, parts, None)) is not None:
+                if not sender.hold(part):
+                    await sender.put(part)
+            return await finish()
+        except BaseException:
+            await sender.abort()
+            raise
 
     @with_job_options
     async def plan(self, operator: str | None = None, rows: Any = None, **options: Unpack[JobOptions]) -> Plan:
