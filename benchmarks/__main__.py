@@ -34,6 +34,7 @@ NAMES = (
     "plan",
     "generate",
     "lane",
+    "stream",
 )
 
 

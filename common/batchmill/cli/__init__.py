@@ -68,8 +68,8 @@ Exit codes:
 
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Start", ("run", "demo", "up", "serve", "down", "info")),
-    ("Jobs", ("submit", "plans", "check", "try", "jobs", "status", "watch", "top")),
-    ("Control", ("pause", "resume", "cancel", "delete")),
+    ("Jobs", ("submit", "plans", "check", "try", "jobs", "streams", "status", "watch", "top")),
+    ("Control", ("pause", "resume", "drain", "cancel", "delete")),
     ("Results", ("results", "peek", "dead", "replay", "redo", "rerun", "logs", "cost", "search", "indexes")),
     ("Service", ("workers", "pools", "autoscale", "operators", "trends", "cache", "coordinator", "worker", "flower")),
 )

@@ -13,6 +13,7 @@ from batchmill.client.connection.answers import (
     JobsAnswer,
     OperatorsAnswer,
     PoolsAnswer,
+    StreamsAnswer,
     WorkersAnswer,
 )
 from batchmill.client.connection.service import find_service
@@ -43,6 +44,7 @@ if TYPE_CHECKING:
     from batchmill.fleet import PoolStatus, WorkerInfo
     from batchmill.jobs.index_status import IndexStatus
     from batchmill.jobs.sink import SinkSpec
+    from batchmill.jobs.streams.pushing import PushedStream
     from batchmill.operators.contract import OperatorInfo
 
 M = TypeVar("M", bound=BaseModel)
@@ -225,6 +227,14 @@ class AsyncClient(InteractiveCalls, PlanCalls):
             self._transport.parse(Pushed, await self._transport.json("POST", path, body=request))
             for request in requests
         ]
+
+    async def streams(self) -> list[PushedStream]:
+        """List the streams to which rows were sent with `push`.
+
+        Returns:
+            One entry per stream: its name, its rows, and the bytes of those that no job has settled yet.
+        """
+        return (await self._get(StreamsAnswer, "/v1/streams")).streams
 
     def job_of(self, status: JobStatus) -> AsyncJob:
         """Return the job that a status describes.

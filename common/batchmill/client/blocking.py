@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.search import SearchHit
     from batchmill.jobs.sink import SinkSpec
     from batchmill.jobs.status import CheckedJob
-    from batchmill.jobs.streams.pushing import Pushed
+    from batchmill.jobs.streams.pushing import Pushed, PushedStream
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
 
@@ -136,6 +136,14 @@ class Client(BlockingPlans):
             Overloaded: The streams of the tenant hold as many bytes as they may; nothing was added by this request.
         """
         return self._loop.run(self._async.push(stream, rows, producer=producer, sequence=sequence))
+
+    def streams(self) -> list[PushedStream]:
+        """List the streams to which rows were sent with `push`.
+
+        Returns:
+            One entry per stream: its name, its rows, and the bytes of those that no job has settled yet.
+        """
+        return self._loop.run(self._async.streams())
 
     def rerun(
         self,

@@ -56,8 +56,9 @@ class PushedEntry(NamedTuple):
         """Read an entry as `push.lua` writes it."""
         offset, fields = entry
         blob = fields.get(b"blob")
-        numbers = (int(fields[name]) for name in (b"rows", b"end", b"nbytes"))
-        return cls(offset.decode(), *numbers, fields.get(b"data"), None if blob is None else blob.decode())
+        rows, end, nbytes = (int(fields[name]) for name in (b"rows", b"end", b"nbytes"))
+        data = fields.get(b"data")
+        return cls(offset.decode(), rows, end, nbytes, data, None if blob is None else blob.decode())
 
 
 class PushedState(NamedTuple):
@@ -109,9 +110,9 @@ class StreamLedger:
             found = self._store.redis.hgetall(self._keys.stream_files(job_id))
         return {name.decode(): int(number) for name, number in found.items()}
 
-    def note_file(self, job_id: str, name: str, number: int) -> None:
-        """Note the number of a file, unless the job is gone."""
-        calls.note_file(self._store, job_id=job_id, name=name, number=number)
+    def note_file(self, job_id: str, name: str, number: int, never_planned: Sequence[str]) -> None:
+        """Note the number of a file, unless the job is gone; forget those that were noted and never planned."""
+        calls.note_file(self._store, job_id=job_id, name=name, number=number, never_planned=never_planned)
 
     def forget_files(self, job_id: str, names: Sequence[str]) -> None:
         """Forget files that the folder does not have any more."""

@@ -109,6 +109,17 @@ CAPACITY = Metric("batchmill_pool_capacity_shards", GAUGE, "Shards that the work
 OVER_BUDGET = Metric(
     "batchmill_jobs_over_budget", GAUGE, "Jobs that are paused because their budget is used up", ("pool",)
 )
+STREAM_LAG = Metric("batchmill_stream_lag_rows", GAUGE, "Rows that wait in streams, not yet planned", ("pool",))
+STREAM_DELAY = Metric(
+    "batchmill_stream_watermark_delay_seconds", GAUGE, "How old the watermark of the latest stream is", ("pool",)
+)
+STREAMS_AWAY = Metric("batchmill_streams_away", GAUGE, "Jobs whose stream does not answer", ("pool",))
+STREAM_ROWS_LOST = Metric(
+    "batchmill_stream_rows_lost",
+    GAUGE,
+    "Rows of live jobs that streams had deleted before they were planned",
+    ("pool",),
+)
 LEASES = Metric("batchmill_leases", GAUGE, "Attempts that run under a lease")
 LEASES_EXPIRED = Metric("batchmill_leases_expired", GAUGE, "Attempts whose lease has expired")
 LEDGER_MEMORY = Metric("batchmill_ledger_memory_bytes", GAUGE, "Memory that the ledger's server uses")
@@ -181,6 +192,10 @@ LEADER_METRICS = (
     CAPACITY,
     REVISIONS,
     OVER_BUDGET,
+    STREAM_LAG,
+    STREAM_DELAY,
+    STREAMS_AWAY,
+    STREAM_ROWS_LOST,
     LEASES,
     LEASES_EXPIRED,
     LEDGER_MEMORY,

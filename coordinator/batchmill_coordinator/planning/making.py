@@ -123,7 +123,7 @@ class PlanMaker:
         for stage, known in zip(stages, profiles, strict=True):
             peaks = [peak for profile in known.values() for _, peak in profile.peaks]
             batch = chosen.get((stage.pool, stage.operator))
-            update = {"peak_bytes": round(max(peaks)) if peaks else None}
+            update: dict[str, float | None] = {"peak_bytes": round(max(peaks)) if peaks else None}
             if batch is not None:
                 update |= {"batch_rows": batch.rows, "batch_units": batch.units}
             found.append(stage.model_copy(update=update))

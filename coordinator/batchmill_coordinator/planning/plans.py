@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     class Viewer(Protocol):
         """Who asks for a plan."""
 
-        tenant: str
+        @property
+        def tenant(self) -> str:
+            """Whose token it is."""
+            ...
 
         def may_see(self, tenant: str) -> bool:
             """Whether what belongs to a tenant exists for them."""

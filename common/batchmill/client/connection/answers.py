@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from batchmill.fleet import PoolStatus, WorkerInfo
 from batchmill.jobs.index_status import IndexStatus
 from batchmill.jobs.status import JobStatus
+from batchmill.jobs.streams.pushing import PushedStream
 from batchmill.operators.contract import OperatorInfo
 
 
@@ -34,6 +35,12 @@ class IndexesAnswer(BaseModel):
 
     indexes: list[IndexStatus]
     next: str | None = None
+
+
+class StreamsAnswer(BaseModel):
+    """The streams to which rows of the tenant were sent."""
+
+    streams: list[PushedStream]
 
 
 class OperatorsAnswer(BaseModel):

@@ -78,7 +78,7 @@ class RedisStream(StreamSource):
     """Whether entries are deleted when their rows are settled, by all jobs that read the stream."""
 
     def __init__(self, stream: str = "", **fields: Any) -> None:
-        super().__init__(stream=stream, **fields)
+        super().__init__(**{"stream": stream, **fields})
 
     @property
     def title(self) -> str:
@@ -105,7 +105,7 @@ class Push(StreamSource):
     """Its name, of the tenant's own."""
 
     def __init__(self, stream: str = "", **fields: Any) -> None:
-        super().__init__(stream=stream, **fields)
+        super().__init__(**{"stream": stream, **fields})
 
     @property
     def title(self) -> str:
@@ -139,7 +139,7 @@ class Folder(StreamSource):
     """How CSV files are written."""
 
     def __init__(self, path: str = "", **fields: Any) -> None:
-        super().__init__(path=path, **fields)
+        super().__init__(**{"path": path, **fields})
 
     @property
     def title(self) -> str:

@@ -1403,8 +1403,9 @@ def note_file(
     job_id: str,
     name: str,
     number: int,
+    never_planned: Sequence[str],
 ) -> NoteFileAnswer:
-    """Note the number of a file of a watched folder, before it is planned."""
+    """Note the number of a file of a watched folder, before it is planned, in the place of files that never were."""
     keys = store.keys
     reply = store.run(
         "note_file",
@@ -1415,6 +1416,7 @@ def note_file(
         [
             name,
             number,
+            *(item for item in never_planned),
         ],
     )
     return NoteFileAnswer(reply.decode())
@@ -1652,7 +1654,6 @@ def push(
             sequence,
             max_streams,
             max_bytes,
-            keys.events(),
         ],
     )
     return PushReply(
