@@ -81,6 +81,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.clock import Clock
+    from batchmill.insights.trends import Trend
     from batchmill.jobs.job import JobRequest
     from batchmill.jobs.shard import ShardId
     from batchmill.jobs.status import JobCost, JobStatus
@@ -88,7 +89,6 @@ if TYPE_CHECKING:
     from batchmill.ledger.submission import Acceptance
     from batchmill.settings import CoordinatorSettings
     from batchmill.sources.base import Source
-    from batchmill.trends import Trend
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
     from batchmill_coordinator.results.pages import ResultPage
     from batchmill_coordinator.roles.role import Role

@@ -21,12 +21,12 @@ from batchmill.client.connection.transport import BufferPayload, Transport
 from batchmill.client.submitting.stage import Stage
 from batchmill.durations import moment_or_span
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
+from batchmill.insights.plans import Plan
 from batchmill.jobs.files import FileSource, OutputSpec, UploadSource
 from batchmill.jobs.job import JobForm, JobRequest
 from batchmill.jobs.sink import TABLE_PATTERN, SinkSpec
 from batchmill.jobs.status import CheckedJob, JobStatus
 from batchmill.jobs.streams.source import STREAMS, Folder, StreamSource
-from batchmill.plans import Plan
 from batchmill.wording import fault_of
 
 if TYPE_CHECKING:

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from batchmill.fleet import PoolStatus, WorkerInfo
+    from batchmill.insights.trends import Trend
     from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.dead_letters import DeadLetter
     from batchmill.jobs.index_status import IndexStatus
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
     from batchmill.storage.served_models import ServedModel, ServedModels
-    from batchmill.trends import Trend
     from batchmill_coordinator.admission.pushes import Pushes
     from batchmill_coordinator.api.pool import RequestPool
     from batchmill_coordinator.api.tenants import Access
