@@ -212,11 +212,16 @@ def test_a_response_is_streamed_by_events(sdk: openai.OpenAI) -> None:
     assert final.output_text == "one two three"
 
 
-def test_a_preloaded_model_that_cannot_be_loaded_says_so(sdk: openai.OpenAI) -> None:
+def test_a_preloaded_model_that_cannot_be_loaded_says_why(sdk: openai.OpenAI) -> None:
+    def error(name: str) -> Any:
+        return sdk.models.retrieve(name).model_extra["error"]  # type: ignore[index]  # ours, beside OpenAI's fields
+
     def state() -> Any:
         return sdk.models.retrieve("unloadable").model_extra["state"]  # type: ignore[index]  # ours, beside OpenAI's fields
 
     until(lambda: state() == "failed", "the failure")
+    assert "has no parameter 'no_such'" in error("unloadable")
+    assert error("ready") is None
 
 
 def test_a_preloaded_model_is_ready_without_a_request(client: batchmill.Client, sdk: openai.OpenAI) -> None:

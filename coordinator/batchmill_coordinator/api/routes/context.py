@@ -305,8 +305,8 @@ class Context:
             )
         return found
 
-    def model_state(self, name: str) -> ModelState:
-        """Return whether a served model is loaded. Raises `ModelNotFound`."""
+    def model_state(self, name: str) -> tuple[ModelState, str | None]:
+        """Return whether a served model is loaded, and why if it has failed. Raises `ModelNotFound`."""
         return self._service.served_loader.state(name, self.served_model(name))
 
     def lane_call(

@@ -18,7 +18,10 @@ router = APIRouter(prefix="/v1", tags=["models"], route_class=ApiRoute)
 
 
 class ModelStatus(BaseModel):
-    """A served model. created: seconds since the epoch. kind: which routes answer for it; null: calls only."""
+    """A served model.
+
+    created: seconds since the epoch. kind: which routes answer for it; null: calls only. error: why it has failed.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -28,6 +31,7 @@ class ModelStatus(BaseModel):
     pool: str
     kind: ModelKind | None
     state: ModelState
+    error: str | None
 
 
 class ModelList(BaseModel):
@@ -52,6 +56,7 @@ def read(context: CurrentContext, name: str) -> Response:
 
 def _status(context: CurrentContext, name: str) -> ModelStatus:
     model = context.served_model(name)
+    state, error = context.model_state(name)
     return ModelStatus(
         id=name,
         created=context.served.created_at,
@@ -59,5 +64,6 @@ def _status(context: CurrentContext, name: str) -> ModelStatus:
         operator=model.operator,
         pool=model.pool,
         kind=model.answers,
-        state=context.model_state(name),
+        state=state,
+        error=error,
     )
