@@ -29,6 +29,7 @@ NAMES = (
     "vectors",
     "knn",
     "embed",
+    "plan",
     "generate",
     "lane",
 )

@@ -35,6 +35,18 @@ ListOfText = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
 """A setting that is a list, and in the environment text with commas."""
 
 
+AUTO_SLOTS = "auto"
+"""Text for a number of slots that follows the need of the pool, between one and what the device has cores for."""
+
+
+def parse_slots(value: object) -> object:
+    """0 for `AUTO_SLOTS`; anything else as it is."""
+    return 0 if value == AUTO_SLOTS else value
+
+
+SlotCount = Annotated[int, Field(ge=0, le=256), BeforeValidator(parse_slots)]
+
+
 class ServiceSettings(BaseSettings):
     """What every service needs: the ledger, the blob store, and the folders it may touch."""
 
@@ -42,6 +54,7 @@ class ServiceSettings(BaseSettings):
 
     redis_url: str = "redis://127.0.0.1:6379/0"  # see `RedisAddress`
     redis_prefix: str = Field(default="batchmill:", max_length=64)  # of every key, Celery's included
+    streams_url: str = ""  # the Redis with the streams that jobs may read; "": that of `redis_url`
     blob_root: str = ""  # a folder, or s3://bucket/prefix
     roots: ListOfText = ()  # folders and URI prefixes that may contain sources, outputs and models
     hub_models: ListOfText = ("*",)  # ids of the Hugging Face hub that jobs may name, as patterns
@@ -70,12 +83,13 @@ class ServiceSettings(BaseSettings):
             first = error.errors()[0]
             name = f"{PREFIX}{str(first['loc'][0]).upper()}"
             raise InvalidSettings(f"{name}: {first['msg']}, got {shown(first['input'])}.", name=name) from error
-        RedisAddress.parse(settings.redis_url)
+        for url in filter(None, (settings.redis_url, settings.streams_url)):
+            RedisAddress.parse(url)
         return settings
 
     def secret_values(self) -> tuple[str, ...]:
         """What these settings hold and no log may."""
-        urls = (self.redis_url, self.blob_root, self.s3_endpoint or "", *self.roots)
+        urls = (self.redis_url, self.streams_url, self.blob_root, self.s3_endpoint or "", *self.roots)
         return tuple(secret for url in urls for secret in _passwords(url))
 
     def locations(self) -> Locations:
@@ -118,6 +132,9 @@ class CoordinatorSettings(ServiceSettings):
     max_uploads_per_tenant: int = Field(default=200, gt=0)  # open at a time
     max_upload_bytes_per_tenant: int = Field(default=64 * 1024**3, gt=0)  # of them together
     upload_ttl_s: Annotated[float, Span(gt=0)] = 24 * 3600.0  # an upload that no job took is swept after this
+    max_streams_per_tenant: int = Field(default=1_000, gt=0)  # to which rows are sent
+    max_stream_bytes_per_tenant: int = Field(default=8 * 1024**3, gt=0)  # of rows in them that are not settled
+    stream_ttl_s: Annotated[float, Span(gt=0)] = 7 * 24 * 3600.0  # rows in them that no job took are deleted after this
     max_file_bytes: int = Field(default=200 * 1024 * 1024, gt=0)  # of a file that clients upload for batches
     max_files_per_tenant: int = Field(default=10_000, gt=0)  # kept at a time
     max_file_bytes_per_tenant: int = Field(default=64 * 1024**3, gt=0)  # of them together
@@ -127,6 +144,9 @@ class CoordinatorSettings(ServiceSettings):
     lane_max_waiting: int = Field(default=256, ge=1, le=100_000)  # interactive requests for one model
     lane_max_per_tenant: int = Field(default=256, ge=1)  # of one tenant, at a time, on each coordinator
     lane_timeout_s: Annotated[float, Span(gt=0, le=3600)] = 120.0  # for the answer to an interactive request
+    scale_target_s: Annotated[float, Span(gt=0)] = 300.0  # in which a pool is to do what is left
+    scale_start_s: Annotated[float, Span(ge=0)] = 150.0  # how long a worker takes to start, until that is measured
+    scale_pools: str = ""  # a TOML file with the targets and maxima of single pools
     retention_s: Annotated[float, Span(ge=0)] = 7 * 24 * 3600.0  # an ended job is deleted after this; 0: never
 
     def secret_values(self) -> tuple[str, ...]:
@@ -141,7 +161,7 @@ class WorkerSettings(ServiceSettings):
 
     pool: str = Field(default=DEFAULT_POOL, pattern=POOL_PATTERN)
     devices: str = "auto"  # auto, all, cpu, cuda:0,2, cuda:0+1 (one worker over both)
-    slots_per_device: int = Field(default=1, ge=1, le=256)  # processes on each device
+    slots_per_device: SlotCount = 1  # processes on each device; 0: as many as the pool needs, see `AUTO_SLOTS`
     pin_cores: bool = True  # give each slot cores of its own, when there are several
     stand_in_devices: str = ""  # a JSON file of devices in place of the machine's
     shards_at_once: int = Field(default=2, ge=1, le=16)  # one computes while the others load and store

@@ -11,8 +11,8 @@ from batchmill.settings import CoordinatorSettings
 from batchmill_coordinator.api.app import create_app
 
 OPEN = {"/healthz", "/readyz"}
-NAMED = ("{job_id}", "{name}", "{file_id}", "{batch_id}")
-REFERS = {("get", "/v1/jobs"), ("post", "/v1/jobs"), ("get", "/v1/files"), ("get", "/v1/batches")}
+NAMED = ("{job_id}", "{name}", "{file_id}", "{batch_id}", "{plan_id}")
+REFERS = {("get", "/v1/jobs"), ("post", "/v1/jobs"), ("get", "/v1/files"), ("get", "/v1/batches"), ("get", "/v1/plans")}
 
 
 def routes() -> list[tuple[str, str, dict[str, Any]]]:
@@ -70,6 +70,7 @@ BODIES = {
     "post": (
         "/v1/jobs",
         "/v1/check",
+        "/v1/plans",
         "/v1/jobs/{job_id}/replay",
         "/v1/jobs/{job_id}/redo",
         "/v1/jobs/{job_id}/rerun",

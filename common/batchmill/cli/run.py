@@ -26,7 +26,7 @@ WITHOUT_USE = frozenset(
     {
         "operator", "sources", "output", "output_format", "max_rows_per_file", "target_file_bytes",
         "pool", "priority", "budget", "cache", "any_version", "idempotency_key",
-        "changes", "upload", "dry_run", "wait", "as_json", "url", "token",
+        "changes", "upload", "dry_run", "is_plan", "from_plan", "wait", "as_json", "url", "token",
     }
 )  # fmt: skip
 """Parameters of `submit` that are no options of `run`: it has a service, a pool and a job of its own."""
@@ -84,7 +84,7 @@ def run(
             f"`batchmill run` runs one operator, and {operator!r} is a job file.",
             hint=f"Start `batchmill up`, then `batchmill submit {operator} --wait` in another terminal.",
         )
-    check_sources(sources)
+    check_sources(operator, sources)
     _check_files(sources)
     if output is not None:
         check_path(output)

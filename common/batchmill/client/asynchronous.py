@@ -20,18 +20,22 @@ from batchmill.client.connection.transport import Transport
 from batchmill.client.interactive import InteractiveCalls
 from batchmill.client.job import AsyncJob
 from batchmill.client.job_filter import JobFilter
+from batchmill.client.planning import PlanCalls
 from batchmill.client.submitting.options import check_names, with_job_options
+from batchmill.client.submitting.push import push_requests
 from batchmill.client.submitting.rerun import rerun_request
 from batchmill.client.submitting.rows import check_rows, upload_parts
 from batchmill.client.submitting.submission import JobSender, make_spec
 from batchmill.errors import InvalidRequest
+from batchmill.fleet import PoolScale
 from batchmill.jobs.cost import CostTotals
 from batchmill.jobs.status import CheckedJob, JobStatus
+from batchmill.jobs.streams.pushing import Pushed
 from batchmill.row_cache import CacheStats
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
     from datetime import datetime, timedelta
 
     from batchmill.client.submitting.options import JobOptions
@@ -46,7 +50,7 @@ MAX_JOBS_PAGE = 100
 MAX_INDEXES_PAGE = 1000
 
 
-class AsyncClient(InteractiveCalls):
+class AsyncClient(InteractiveCalls, PlanCalls):
     """A client of a Batchmill service for asyncio code.
 
     Use it as an async context manager or `close` it. It belongs to one event loop. Besides the errors that a method
@@ -101,15 +105,15 @@ class AsyncClient(InteractiveCalls):
             ServiceUnavailable: The service cannot be reached, or has too many unfinished jobs.
         """
         sender, parts = self.prepare(operator, rows, options)
-        return await self._send(sender, parts)
+        return self.job_of(await self._sent(sender, parts, sender.finish))
 
-    async def _send(self, sender: JobSender, parts: Iterator[UploadPart]) -> AsyncJob:
-        """Send a prepared job; after an error, delete what was sent."""
+    async def _sent(self, sender: JobSender, parts: Iterator[UploadPart], finish: Callable[[], Awaitable[M]]) -> M:
+        """Send the rows of a prepared job, then finish; after an error, delete what was sent."""
         try:
             while (part := await asyncio.to_thread(next, parts, None)) is not None:
                 if not sender.hold(part):
                     await sender.put(part)
-            return self.job_of(await sender.finish())
+            return await finish()
         except BaseException:
             await sender.abort()
             raise
@@ -208,6 +212,31 @@ class AsyncClient(InteractiveCalls):
         path = f"/v1/jobs/{quote(job_id, safe='')}/rerun"
         return self.job_of(self._transport.parse(JobStatus, await self._transport.json("POST", path, body=request)))
 
+    async def push(
+        self, stream: str, rows: Any, *, producer: str | None = None, sequence: int | None = None
+    ) -> list[Pushed]:
+        """Send rows to a stream of the service, for jobs over `Push(stream)`.
+
+        Args:
+            stream: The name of the stream. It need not exist before.
+            rows: Dicts, an Arrow table, or an iterable of either.
+            producer: Who sends them. With `sequence`, sending the same rows again changes nothing.
+            sequence: The producer's number of these rows, greater than that of all rows that it sent before.
+
+        Returns:
+            What became of the rows, for each request that was needed: more than one for more than 4 MiB.
+
+        Raises:
+            InvalidRows: The rows do not form a table, or are too many for one sequence.
+            Overloaded: The streams of the tenant hold as many bytes as they may; nothing was added by this request.
+        """
+        requests = await asyncio.to_thread(push_requests, rows, producer, sequence)
+        path = f"/v1/streams/{quote(stream, safe='')}"
+        return [
+            self._transport.parse(Pushed, await self._transport.json("POST", path, body=request))
+            for request in requests
+        ]
+
     def job_of(self, status: JobStatus) -> AsyncJob:
         """Return the job that a status describes.
 
@@ -296,6 +325,20 @@ class AsyncClient(InteractiveCalls):
             One entry per pool: its capacity, and the shards and rows that run and wait.
         """
         return (await self._get(PoolsAnswer, "/v1/pools")).pools
+
+    async def scale(self, pool: str) -> PoolScale:
+        """Return how many workers a pool needs, and why.
+
+        Args:
+            pool: The name of the pool; one without workers and work needs none.
+
+        Returns:
+            The number of workers and of machines, with the times that it is based on.
+
+        Raises:
+            ServiceUnavailable: The service does not know: nothing should be started or stopped.
+        """
+        return await self._get(PoolScale, f"/v1/pools/{quote(pool, safe='')}/scale")
 
     async def operators(self) -> list[OperatorInfo]:
         """List the operators that the workers have loaded.

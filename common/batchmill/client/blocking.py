@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from batchmill.client.asynchronous import AsyncClient
 from batchmill.client.blocking_job import Job
+from batchmill.client.blocking_plans import BlockingPlans
 from batchmill.client.loop import LoopThread
 from batchmill.client.submitting.options import with_job_options
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
 
     from batchmill.client.job import AsyncJob
     from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
     from batchmill.client.submitting.submission import JobSender
-    from batchmill.fleet import PoolStatus, WorkerInfo
+    from batchmill.fleet import PoolScale, PoolStatus, WorkerInfo
     from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.index_status import IndexStatus
     from batchmill.jobs.search import SearchHit
     from batchmill.jobs.sink import SinkSpec
     from batchmill.jobs.status import CheckedJob
+    from batchmill.jobs.streams.pushing import Pushed
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
 
+T = TypeVar("T")
 
-class Client:
+
+class Client(BlockingPlans):
     """A client of a Batchmill service; safe to share between threads.
 
     Use it as a context manager or `close` it. Besides the errors that a method lists, each raises `Unauthorized` and
@@ -86,15 +90,15 @@ class Client:
             ServiceUnavailable: The service cannot be reached, or has too many unfinished jobs.
         """
         sender, parts = self._async.prepare(operator, rows, options)
-        return self._send(sender, parts)
+        return self._wrap(self._async.job_of(self._sent(sender, parts, sender.finish)))
 
-    def _send(self, sender: JobSender, parts: Iterator[UploadPart]) -> Job:
-        """Send a prepared job; after an error, delete what was sent."""
+    def _sent(self, sender: JobSender, parts: Iterator[UploadPart], finish: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Send the rows of a prepared job, then finish; after an error, delete what was sent."""
         try:
             for part in parts:
                 if not sender.hold(part):
                     self._loop.run(sender.put(part))
-            return self._wrap(self._async.job_of(self._loop.run(sender.finish())))
+            return self._loop.run(finish())
         except BaseException:
             self._loop.run(sender.abort())
             raise
@@ -114,6 +118,24 @@ class Client:
         """
         sender, _ = self._async.prepare(operator, None, options)
         return self._loop.run(sender.check())
+
+    def push(self, stream: str, rows: Any, *, producer: str | None = None, sequence: int | None = None) -> list[Pushed]:
+        """Send rows to a stream of the service, for jobs over `Push(stream)`.
+
+        Args:
+            stream: The name of the stream. It need not exist before.
+            rows: Dicts, an Arrow table, or an iterable of either.
+            producer: Who sends them. With `sequence`, sending the same rows again changes nothing.
+            sequence: The producer's number of these rows, greater than that of all rows that it sent before.
+
+        Returns:
+            What became of the rows, for each request that was needed: more than one for more than 4 MiB.
+
+        Raises:
+            InvalidRows: The rows do not form a table, or are too many for one sequence.
+            Overloaded: The streams of the tenant hold as many bytes as they may; nothing was added by this request.
+        """
+        return self._loop.run(self._async.push(stream, rows, producer=producer, sequence=sequence))
 
     def rerun(
         self,
@@ -231,6 +253,20 @@ class Client:
             One entry per pool: its capacity, and the shards and rows that run and wait.
         """
         return self._loop.run(self._async.pools())
+
+    def scale(self, pool: str) -> PoolScale:
+        """Return how many workers a pool needs, and why.
+
+        Args:
+            pool: The name of the pool; one without workers and work needs none.
+
+        Returns:
+            The number of workers and of machines, with the times that it is based on.
+
+        Raises:
+            ServiceUnavailable: The service does not know: nothing should be started or stopped.
+        """
+        return self._loop.run(self._async.scale(pool))
 
     def operators(self) -> list[OperatorInfo]:
         """List the operators that the workers have loaded.

@@ -36,6 +36,7 @@ from batchmill_coordinator.admission.fusion import as_before, with_fusion
 from batchmill_coordinator.admission.kept_results import KeptResults
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
 from batchmill_coordinator.admission.sinks import SinkAdmission
+from batchmill_coordinator.admission.streams import StreamAdmission
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.fleet.pools import EMPTY
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits
@@ -93,6 +94,7 @@ class Admission:
         self._settings = settings
         self._limits = arrow_limits(settings)
         self._kept_results = KeptResults(ledger, workspace)
+        self._streams = StreamAdmission(ledger, workspace, settings)
         self.sinks = SinkAdmission(ledger, workspace, settings)
 
     def check_spec(self, spec: JobSpec, *, is_internal: bool = False) -> tuple[OperatorInfo, ...]:
@@ -249,6 +251,9 @@ class Admission:
                 source = spec.source.model_copy(update={"table_version": found.table_version})
                 spec = spec.model_copy(update={"source": source})
             return self._open(job_id, spec, found)
+        if spec.stream is not None:
+            spec, stream = self._streams.open(job_id, spec, spec.stream, tenant)
+            return _Input(spec, stream, 0)
         if isinstance(spec.source, UploadSource):
             return self._from_upload(job_id, spec, spec.source, tenant)
         if isinstance(spec.source, ResultsSource):

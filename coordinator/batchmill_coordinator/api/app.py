@@ -34,6 +34,7 @@ from batchmill_coordinator.api.routes import (
     models,
     pages,
     results,
+    streams,
     uploads,
 )
 from batchmill_coordinator.api.routes.openai import chat, completions, embeddings, responses
@@ -53,7 +54,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-JOBS = (jobs, job_log, costs, results, dead_letters, uploads, files, batches)
+JOBS = (jobs, job_log, costs, results, dead_letters, uploads, streams, files, batches)
 LANE = (models, calls, embeddings, chat, completions, responses)
 ROUTES = (*JOBS, fleet, cache, indexes, *LANE, metrics, health, pages)
 STOP_TIMEOUT_S = 10.0
@@ -77,7 +78,14 @@ def create_app(service: Service) -> FastAPI:
         finally:
             await _stop(service)
 
-    app = FastAPI(title="Batchmill", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="Batchmill",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # the service has its own metrics and logs
+    )
     app.state.service = service
     app.state.pool = pool
     app.state.heavy_pool = RequestPool(settings.submit_threads, settings.max_waiting_requests)

@@ -19,18 +19,21 @@ from batchmill_coordinator.metering import catalogue
 from batchmill_coordinator.metering.costs import cost_metrics
 from batchmill_coordinator.metering.counts import MAX_POOLS
 from batchmill_coordinator.metering.work import names_of, work_sums
+from batchmill_coordinator.status.trends import read_trends
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client import Metric
 
     from batchmill.clock import Clock
+    from batchmill.fleet import PoolScale
     from batchmill.ledger import Ledger
     from batchmill_coordinator.fleet.pools import PoolView
     from batchmill_coordinator.metering.work import WorkSums
 
 READING_TTL_S = 1.0
+TRENDS_TTL_S = 60.0  # a change shows after some jobs
 MAX_DEADLINES = 200  # jobs whose deadline is checked for whether it can be met: those with the nearest
 READING_TIMEOUT_S = 5.0
 """How long a caller waits for a reading that another one has begun."""
@@ -58,6 +61,7 @@ class LedgerCollector(Collector):
         self._clock = clock
         self._folders = folders
         self._currency = currency
+        self._trends = Fresh(lambda: read_trends(ledger), TRENDS_TTL_S, clock)
         self._latest = Fresh(lambda: list(self._read()), READING_TTL_S, clock)
 
     def collect(self) -> Iterable[Metric]:
@@ -95,12 +99,17 @@ class LedgerCollector(Collector):
         return [
             *_of_work(work),
             *_of_pools(work, pools),
+            *_of_scale(ledger.scale.decisions(), names),
             catalogue.UNREADABLE.read([((), self._unreadable())]),
             catalogue.JOBS_KEPT.read([((), survey.jobs_kept)]),
             catalogue.LEASES.read([((), survey.leases)]),
             catalogue.LEASES_EXPIRED.read([((), survey.leases_expired)]),
             catalogue.LEDGER_MEMORY.read([] if memory is None else [((), memory)]),
             *self._of_disks(),
+            catalogue.TREND.read(
+                ((one.operator, one.params, one.device_type, one.changed_names), one.shift.ratio if one.shift else 1.0)
+                for one in self._trends.get(READING_TIMEOUT_S)
+            ),
             *cost_metrics(ledger.costs.totals(), found, today, self._currency),
         ]
 
@@ -119,6 +128,12 @@ def _of_work(work: WorkSums) -> Iterator[Metric]:
     yield catalogue.JOBS.read(work.jobs.items())
     yield catalogue.SHARDS.read(work.shards.items())
     yield catalogue.ROWS.read(work.rows.items())
+
+
+def _of_scale(scales: Mapping[str, PoolScale], names: Mapping[str, str]) -> Iterator[Metric]:
+    named = [scale for pool, scale in scales.items() if names.get(pool) == pool]
+    yield catalogue.WORKERS_WANTED.read(((one.pool,), one.workers_wanted) for one in named)
+    yield catalogue.DRAIN.read(((one.pool,), one.drain_s) for one in named if one.drain_s is not None)
 
 
 def _of_pools(work: WorkSums, pools: dict[str, PoolView]) -> Iterator[Metric]:

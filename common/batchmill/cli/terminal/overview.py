@@ -45,11 +45,11 @@ class Overview(Frozen):
         """Summarize the snapshot in one line."""
         live = [job for job in self.jobs if not job.is_final]
         pace = sum(job.rows_per_second or 0.0 for job in live)
-        busy, slots = sum(len(one.running) for one in self.workers), sum(one.shards_at_once for one in self.workers)
+        busy, at_once = sum(len(one.running) for one in self.workers), sum(one.shards_at_once for one in self.workers)
         clock = time.strftime("%H:%M:%S", time.localtime(self.at))
         return (
             f"batchmill {clock}   {count(len(live), 'job')}, {rows_per_second(pace)}   "
-            f"{count(len(self.workers), 'worker')}, {busy} of {count(slots, 'slot')} busy"
+            f"{count(len(self.workers), 'worker')}, {busy} of {count(at_once, 'shard')} running"
         )
 
     def tables(self) -> list[Grid]:
@@ -73,6 +73,7 @@ class Overview(Frozen):
             (
                 pool.name,
                 f"{pool.workers}, mixed" if pool.mixed else str(pool.workers),
+                "" if pool.scale is None else str(pool.scale.workers_wanted),
                 f"{pool.shards_running} of {pool.capacity}",
                 str(pool.shards_queued),
                 str(pool.shards_waiting),
@@ -82,7 +83,7 @@ class Overview(Frozen):
             )
             for pool in self.pools
         ]
-        columns = _columns("POOL~", "WORKERS", "RUNNING", "QUEUED", "WAITING", "ROWS LEFT", "OLDEST", "JOBS")
+        columns = _columns("POOL~", "WORKERS", "WANTED", "RUNNING", "QUEUED", "WAITING", "ROWS LEFT", "OLDEST", "JOBS")
         return Grid(columns, [tuple(map(printable, row)) for row in rows], "No pool has workers or jobs.")
 
     def _jobs(self) -> Grid:

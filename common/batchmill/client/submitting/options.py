@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from batchmill.client.submitting.stage import Stage
     from batchmill.jobs.job import BatchPolicy, RetryPolicy
     from batchmill.jobs.sink import SinkSpec
+    from batchmill.jobs.streams.source import StreamSource
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -25,14 +26,15 @@ class JobOptions(TypedDict, total=False):
 
     Args:
         source: A file, folder or glob, several of them, or `{"path": …, "format": …, …}` with the fields of
-            `FileSource`. The service reads them; relative paths start at the current folder.
+            `FileSource`. The service reads them; relative paths start at the current folder. Or a stream, of which the
+            job has no end: `RedisStream("events")`.
         params: The operator's parameters.
         stages: Instead of an operator: the stages that the rows pass through, as `Stage` or as dicts with the fields of
             `StageForm`.
         output: A folder for the results, or `{"path": …, "format": "parquet" | "jsonl"}`, also with
             `max_rows_per_file` or `target_file_bytes`. None: the service keeps the results.
-        sink: A store for the results instead: a path that ends in `.lance`, `STORE:TABLE`, or a `SinkSpec`, or a dict
-            with its fields.
+        sink: A store for the results instead: a path that ends in `.lance` or `.usearch`, `STORE:TABLE`, or a
+            `SinkSpec`, or a dict with its fields.
         carry: Input columns to pass through to the results. None: all columns.
         name: A name for the job, for people.
         pool: The pool of workers to run on. None: the pool `default`.
@@ -55,7 +57,7 @@ class JobOptions(TypedDict, total=False):
         idempotency_key: Submitting again with the same key returns the existing job.
     """
 
-    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, Any] | None
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, Any] | StreamSource | None
     params: Mapping[str, Any] | None
     stages: Sequence[Stage | Mapping[str, Any]] | None
     output: str | os.PathLike[str] | Mapping[str, Any] | None

@@ -49,6 +49,10 @@ class Keys:
         """Sorted set: the ids of jobs that have not ended, scored by when they were submitted (ms)."""
         return f"{self.prefix}jobs:live"
 
+    def streams(self) -> str:
+        """Sorted set: the ids of jobs that read streams and have not ended, scored by when they were submitted (ms)."""
+        return f"{self.prefix}jobs:streams"
+
     def index(self) -> str:
         """What the keys of the indexes begin with; see `_indexes.lua` for the rest of them."""
         return f"{self.prefix}index:"
@@ -133,6 +137,14 @@ class Keys:
         """Sorted set: the names of profiles, scored by when they were written last (ms)."""
         return f"{self.prefix}profiles:used"
 
+    def trends(self) -> str:
+        """Hash: operator, parameters and device type to what jobs took of it, see `trend.lua`."""
+        return f"{self.prefix}trends"
+
+    def trends_used(self) -> str:
+        """Sorted set: the names of these histories, scored by when they were written last (ms)."""
+        return f"{self.prefix}trends:used"
+
     def cache_index(self) -> str:
         """Hash: digest of a row to where its results are in the row cache."""
         return f"{self.prefix}cache:index"
@@ -169,6 +181,14 @@ class Keys:
         """The sums that every charge goes into, beside those of its job."""
         return [self.cost_tenants(), self.cost_pools(), self.cost_days()]
 
+    def scale(self) -> str:
+        """Hash, with a life: pool to how many workers it needs, in JSON; see `keep_scale.lua`."""
+        return f"{self.prefix}scale"
+
+    def scale_memory(self) -> str:
+        """Hash: pool to what its next scaling decision is based on beside the work, in JSON."""
+        return f"{self.prefix}scale:memory"
+
     def uploads(self) -> str:
         """Sorted set: uploads that no job has taken, scored by when they began (ms)."""
         return f"{self.prefix}uploads"
@@ -180,6 +200,30 @@ class Keys:
     def tenant_live_jobs(self, tenant: str) -> str:
         """Sorted set: the ids of a tenant's jobs that have not ended, scored by when they were submitted (ms)."""
         return f"{self.prefix}tenant:{tenant}:live"
+
+    def pushed(self, tenant: str, name: str) -> str:
+        """Stream: rows that were sent to a stream of a tenant and are not settled, see `push.lua`."""
+        return f"{self.prefix}pushed:{{{tenant}|{name}}}"
+
+    def pushed_state(self, tenant: str, name: str) -> str:
+        """Hash: how many rows were ever sent to it, and the bytes that it holds."""
+        return f"{self.pushed(tenant, name)}:state"
+
+    def producers(self, tenant: str, name: str) -> str:
+        """Hash: who sends rows to it, to the last number of theirs."""
+        return f"{self.pushed(tenant, name)}:producers"
+
+    def producers_used(self, tenant: str, name: str) -> str:
+        """Sorted set: the same producers, scored by when they sent last (ms)."""
+        return f"{self.pushed(tenant, name)}:producers:used"
+
+    def tenant_streams(self, tenant: str) -> str:
+        """Hash: the streams to which rows of a tenant were sent, to the bytes that they hold."""
+        return f"{self.prefix}tenant:{tenant}:streams"
+
+    def pushed_streams(self) -> str:
+        """Set: "tenant stream" of all of them."""
+        return f"{self.prefix}pushed:streams"
 
     def tenant_uploads(self, tenant: str) -> str:
         """Hash: a tenant's open upload to the bytes of its parts."""
@@ -257,6 +301,10 @@ class Keys:
         """String: who does at present what only one may do at a time; expires."""
         return f"{self.prefix}turn:{name}"
 
+    def stream_files(self, job_id: str) -> str:
+        """Hash: names of the files of a watched folder to their numbers, while the folder has them."""
+        return f"{self.job(job_id)}:files"
+
     def dead_counts(self, job_id: str) -> str:
         """Hash: error type to how many rows of a job died of it."""
         return f"{self.job(job_id)}:dead"
@@ -277,6 +325,7 @@ class Keys:
             self.dead_counts(job_id),
             self.incomplete(job_id),
             self.readers(job_id),
+            self.stream_files(job_id),
             self.job_log(job_id),
             *(key(job_id, stage) for stage in range(stages) for key in of_stage),
         ]

@@ -578,6 +578,49 @@ def commit(
     return CommitAnswer(reply.decode())
 
 
+class CompactAnswer(StrEnum):
+    """What `compact.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+    MOVED = "moved"
+
+
+def compact(
+    store: Store,
+    *,
+    job_id: str,
+    stage: int,
+    epoch: int,
+    before: str,
+    after: str,
+    freed_before: str,
+    freed_after: str,
+    deleted: Sequence[ShardId],
+) -> CompactAnswer:
+    """Note of which shards of a stage something is kept, and delete the entries of those whose blobs are gone."""
+    keys = store.keys
+    reply = store.run(
+        "compact",
+        [
+            keys.leader(),
+            keys.job(job_id),
+            keys.stage(job_id, stage),
+            keys.done(job_id, stage),
+            keys.borders(job_id, stage),
+        ],
+        [
+            epoch,
+            before,
+            after,
+            freed_before,
+            freed_after,
+            *(format_shard_id(item) for item in deleted),
+        ],
+    )
+    return CompactAnswer(reply.decode())
+
+
 def deregister(
     store: Store,
     *,
@@ -596,6 +639,50 @@ def deregister(
         ],
     )
     return bool(reply)
+
+
+class DrainAnswer(StrEnum):
+    """What `drain.lua` answers."""
+
+    OK = "ok"
+    NO_JOB = "no job"
+    REFUSED = "refused"
+
+
+class DrainReply(NamedTuple):
+    """What `drain.lua` replies."""
+
+    answer: DrainAnswer
+    state: JobState | None
+
+
+def drain(
+    store: Store,
+    *,
+    job_id: str,
+    stage: int,
+) -> DrainReply:
+    """Let a job over a stream end after what is planned: no more of the stream is."""
+    keys = store.keys
+    reply = store.run(
+        "drain",
+        [
+            keys.job(job_id),
+            keys.index(),
+            keys.stage(job_id, stage),
+            keys.job_log(job_id),
+        ],
+        [
+            store.now_ms,
+            job_id,
+            stage,
+            keys.events(),
+        ],
+    )
+    return DrainReply(
+        DrainAnswer(reply[0].decode()),
+        JobState(reply[1].decode()) if reply[1] else None,
+    )
 
 
 def drop_upload(
@@ -908,6 +995,7 @@ def finish(
             keys.ended_jobs(),
             keys.clock_seen(),
             keys.between_stages(),
+            keys.streams(),
             *(
                 part
                 for item in stages
@@ -1156,6 +1244,55 @@ def keep_rows(
     return KeepRowsAnswer(reply.decode())
 
 
+class KeepScaleAnswer(StrEnum):
+    """What `keep_scale.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+
+
+class ScaledPool(NamedTuple):
+    """An item of the list that `keep_scale.lua` takes."""
+
+    pool: str
+    decision: str
+    memory: str
+
+
+def keep_scale(
+    store: Store,
+    *,
+    epoch: int,
+    ttl_ms: int,
+    pools: Sequence[ScaledPool],
+) -> KeepScaleAnswer:
+    """Keep how many workers each pool needs, in place of what was kept before."""
+    keys = store.keys
+    reply = store.run(
+        "keep_scale",
+        [
+            keys.leader(),
+            keys.scale(),
+            keys.scale_memory(),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            ttl_ms,
+            *(
+                part
+                for item in pools
+                for part in (
+                    item.pool,
+                    item.decision,
+                    item.memory,
+                )
+            ),
+        ],
+    )
+    return KeepScaleAnswer(reply.decode())
+
+
 def lead(
     store: Store,
     *,
@@ -1251,6 +1388,75 @@ def note(
         ],
     )
     return int(reply)
+
+
+class NoteFileAnswer(StrEnum):
+    """What `note_file.lua` answers."""
+
+    OK = "ok"
+    NO_JOB = "no job"
+
+
+def note_file(
+    store: Store,
+    *,
+    job_id: str,
+    name: str,
+    number: int,
+) -> NoteFileAnswer:
+    """Note the number of a file of a watched folder, before it is planned."""
+    keys = store.keys
+    reply = store.run(
+        "note_file",
+        [
+            keys.job(job_id),
+            keys.stream_files(job_id),
+        ],
+        [
+            name,
+            number,
+        ],
+    )
+    return NoteFileAnswer(reply.decode())
+
+
+class NoteStreamAnswer(StrEnum):
+    """What `note_stream.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+    OVER = "over"
+
+
+def note_stream(
+    store: Store,
+    *,
+    stage: int,
+    epoch: int,
+    job_id: str,
+    lag: int | None,
+    away: str | None,
+) -> NoteStreamAnswer:
+    """Note how the stream that a job reads stands."""
+    keys = store.keys
+    reply = store.run(
+        "note_stream",
+        [
+            keys.leader(),
+            keys.job(job_id),
+            keys.index(),
+            keys.stage(job_id, stage),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            job_id,
+            "" if lag is None else lag,
+            "" if away is None else away,
+            keys.events(),
+        ],
+    )
+    return NoteStreamAnswer(reply.decode())
 
 
 class PauseAnswer(StrEnum):
@@ -1389,6 +1595,71 @@ def profile(
         ],
     )
     return int(reply)
+
+
+class PushAnswer(StrEnum):
+    """What `push.lua` answers."""
+
+    OK = "ok"
+    KNOWN = "known"
+    FULL = "full"
+    TOO_MANY = "too many"
+
+
+class PushReply(NamedTuple):
+    """What `push.lua` replies."""
+
+    answer: PushAnswer
+    offset: str
+    held: int
+
+
+def push(
+    store: Store,
+    *,
+    tenant: str,
+    name: str,
+    rows: int,
+    nbytes: int,
+    data: bytes | None,
+    blob: str | None,
+    producer: str | None,
+    sequence: int,
+    max_streams: int,
+    max_bytes: int,
+) -> PushReply:
+    """Add rows that were sent to a stream."""
+    keys = store.keys
+    reply = store.run(
+        "push",
+        [
+            keys.pushed(tenant, name),
+            keys.pushed_state(tenant, name),
+            keys.producers(tenant, name),
+            keys.producers_used(tenant, name),
+            keys.tenant_streams(tenant),
+            keys.pushed_streams(),
+        ],
+        [
+            store.now_ms,
+            tenant,
+            name,
+            rows,
+            nbytes,
+            "" if data is None else data,
+            "" if blob is None else blob,
+            "" if producer is None else producer,
+            sequence,
+            max_streams,
+            max_bytes,
+            keys.events(),
+        ],
+    )
+    return PushReply(
+        PushAnswer(reply[0].decode()),
+        reply[1].decode(),
+        int(reply[2]),
+    )
 
 
 class PushCallAnswer(StrEnum):
@@ -2123,6 +2394,7 @@ def submit(
     priority: int,
     deadline_ms: int | None,
     ends_at_commit: bool,
+    reads_stream: bool,
     any_version: bool,
     stages: Sequence[NewStage],
 ) -> SubmitReply:
@@ -2140,6 +2412,7 @@ def submit(
             keys.uploads(),
             keys.tenant_jobs(tenant),
             keys.tenant_live_jobs(tenant),
+            keys.streams(),
             keys.schema(),
             *(
                 part
@@ -2171,6 +2444,7 @@ def submit(
             priority,
             "" if deadline_ms is None else deadline_ms,
             int(ends_at_commit),
+            int(reads_stream),
             int(any_version),
             keys.events(),
             *(
@@ -2223,6 +2497,81 @@ def take_request(
             taken,
             returned,
             hold_ms,
+        ],
+    )
+    return int(reply)
+
+
+def trend(
+    store: Store,
+    *,
+    name: str,
+    job: str,
+    units: float,
+    useful_us: int,
+    padding_us: int,
+    idle_us: int,
+    facts: str,
+    max_points: int,
+    max_trends: int,
+) -> int:
+    """Add what a worker took for rows of a job to the history of an operator on a type of device, one point a job."""
+    keys = store.keys
+    reply = store.run(
+        "trend",
+        [
+            keys.trends(),
+            keys.trends_used(),
+        ],
+        [
+            store.now_ms,
+            name,
+            job,
+            units,
+            useful_us,
+            padding_us,
+            idle_us,
+            facts,
+            max_points,
+            max_trends,
+        ],
+    )
+    return int(reply)
+
+
+class PushedEntry(NamedTuple):
+    """An item of the list that `trim_pushed.lua` takes."""
+
+    offset: str
+    nbytes: int
+
+
+def trim_pushed(
+    store: Store,
+    *,
+    tenant: str,
+    name: str,
+    entries: Sequence[PushedEntry],
+) -> int:
+    """Delete the oldest rows of a stream that were sent to it."""
+    keys = store.keys
+    reply = store.run(
+        "trim_pushed",
+        [
+            keys.pushed(tenant, name),
+            keys.pushed_state(tenant, name),
+            keys.tenant_streams(tenant),
+        ],
+        [
+            name,
+            *(
+                part
+                for item in entries
+                for part in (
+                    item.offset,
+                    item.nbytes,
+                )
+            ),
         ],
     )
     return int(reply)
