@@ -325,8 +325,8 @@ class Context:
         return self._service.served
 
     def served_model(self, name: str) -> ServedModel:
-        """Return a served model. Raises `ModelNotFound`."""
-        found = self.served.get(name)
+        """Return a served model, or `OPERATOR:MODEL`. Raises `ModelNotFound`."""
+        found = self.served.find(name)
         if found is None:
             raise ModelNotFound(
                 f"the model {name[:128]!r} is not served.",

@@ -7,7 +7,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from batchmill.errors import NotFound
+from batchmill.errors import Forbidden, NotFound
 from batchmill.storage.served_models import ModelKind
 from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
@@ -52,6 +52,16 @@ def read(context: CurrentContext, name: str) -> Response:
     """Show a served model."""
     context.served_model(name)
     return json_response(_status(context, name))
+
+
+@router.delete("/models/{name:path}", status_code=403, responses=raises(Forbidden, NotFound))
+def delete(context: CurrentContext, name: str) -> Response:
+    """Refuse to delete a model: those that are served are in the settings."""
+    context.served_model(name)
+    raise Forbidden(
+        f"the model {name[:128]!r} is not a client's to delete.",
+        hint="Remove it from the file of BATCHMILL_MODELS, and restart the coordinators.",
+    )
 
 
 def _status(context: CurrentContext, name: str) -> ModelStatus:
