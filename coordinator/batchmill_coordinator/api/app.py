@@ -153,10 +153,11 @@ def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  # that is what it is registered for
     method, path = request.method[:40], request.url.path[:200]
     if error.status_code == 404:
-        hint = "/openapi.json lists the routes."
-        if is_openai_path(f"/v1{path}"):
-            hint = f"Clients of OpenAI need the URL with /v1: base_url={str(request.base_url) + 'v1'!r}."
-        return error_response(NotFound(f"there is no route {path!r}.", hint=hint))
+        under = f"/v1{path}"
+        if is_openai_path(under):
+            hint = f"Clients of OpenAI need the URL with /v1: base_url='{request.base_url}v1'."
+            return error_response(NotFound(f"there is no route {path!r}.", hint=hint), path=under)
+        return error_response(NotFound(f"there is no route {path!r}.", hint="/openapi.json lists the routes."))
     if error.status_code == 405:
         allowed = ", ".join(_methods_of(request))
         return error_response(
