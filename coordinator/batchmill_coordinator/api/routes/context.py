@@ -325,8 +325,8 @@ class Context:
         return self._service.served
 
     def served_model(self, name: str) -> ServedModel:
-        """Return a served model. Raises `ModelNotFound`."""
-        found = self.served.get(name)
+        """Return a served model, or `OPERATOR:MODEL`. Raises `ModelNotFound`."""
+        found = self.served.find(name)
         if found is None:
             raise ModelNotFound(
                 f"the model {name[:128]!r} is not served.",
@@ -335,8 +335,8 @@ class Context:
             )
         return found
 
-    def model_state(self, name: str) -> ModelState:
-        """Return whether a served model is loaded. Raises `ModelNotFound`."""
+    def model_state(self, name: str) -> tuple[ModelState, str | None]:
+        """Return whether a served model is loaded, and why if it has failed. Raises `ModelNotFound`."""
         return self._service.served_loader.state(name, self.served_model(name))
 
     def lane_call(
