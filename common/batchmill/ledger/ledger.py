@@ -31,6 +31,7 @@ from batchmill.ledger.workers.fleet import FleetLedger
 from batchmill.ledger.workers.leases import LeaseLedger
 from batchmill.ledger.workers.profiles import ProfileLedger
 from batchmill.ledger.workers.row_cache import RowCacheLedger
+from batchmill.redis_access.permissions import require_permissions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -93,20 +94,9 @@ class Ledger:
             self._store.redis.ping()
 
     def require_access(self) -> None:
-        """Raise `LedgerRefused` unless Redis allows this user what ledger and broker do beside running scripts.
-
-        Celery subscribes to patterns, which an ACL allows only with all channels (`&*`).
-        """
-        pool, keys = self._store.redis.connection_pool, self._store.keys
+        """Raise `LedgerRefused`, which names what is missing, unless Redis allows this user all that services do."""
         with redis_errors():
-            connection = pool.get_connection()  # redis-py's subscriptions would try again, and hide the refusal
-            try:
-                for command, channel in (("SUBSCRIBE", keys.events()), ("PSUBSCRIBE", f"{keys.prefix}celery.*")):
-                    connection.send_command(command, channel)
-                    connection.read_response(push_request=True)
-            finally:
-                connection.disconnect()
-                pool.release(connection)
+            require_permissions(self._store.redis.connection_pool, self._store.keys.prefix, self._store.keys.events())
 
     def require_schema(self, version: int = SCHEMA) -> None:
         """Raise `InvalidSettings` when this ledger is kept in other data formats than this build reads and writes."""
