@@ -15,6 +15,7 @@ from batchmill.errors import ServiceUnavailable
 from batchmill.jobs.stages import FIRST_STAGE, last_stage
 from batchmill.ledger import Ledger
 from batchmill.ledger.formats.unreadable import UnreadableJob
+from batchmill.storage.named_webhooks import NamedWebhooks
 from batchmill.storage.served_models import ServedModels
 from batchmill.store_mark import Mark, StoreMark
 from batchmill.workspace import Workspace
@@ -55,6 +56,7 @@ from batchmill_coordinator.roles.janitor import Janitor
 from batchmill_coordinator.roles.leadership import Leadership
 from batchmill_coordinator.roles.ledger_keeper import LedgerKeeper
 from batchmill_coordinator.roles.lost_rows import LostRowSettler
+from batchmill_coordinator.roles.notifier import Notifier
 from batchmill_coordinator.roles.planner import Planner
 from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.roles.role import RoleThread
@@ -65,6 +67,7 @@ from batchmill_coordinator.status.notices import Notices
 from batchmill_coordinator.status.readiness import ReadinessProbe
 from batchmill_coordinator.status.shown_request import shown_request
 from batchmill_coordinator.status.status import cost_of, status_of
+from batchmill_coordinator.webhooks.deliveries import Deliveries
 
 if TYPE_CHECKING:
     import asyncio
@@ -102,7 +105,11 @@ class Service:
         self._inspectors = inspector_pool(settings)
         self._planning_inspectors = inspector_pool(settings)  # of their own: no submission delays the planner
         inspector = Inspector(self._inspectors)
-        self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, inspector, settings)
+        self._webhooks = NamedWebhooks.load(settings.webhooks)
+        self.deliveries = Deliveries(self.ledger, self._webhooks)
+        self.admission = Admission(
+            self.ledger, self.fleet, self.workspace, resumption, inspector, self._webhooks, settings
+        )
         self.served = ServedModels.load(settings.models)
         limits = LaneLimits(settings.lane_max_waiting, settings.lane_max_per_tenant, settings.lane_timeout_s)
         self.indexes = IndexCatalog(self.workspace.blobs)
@@ -119,7 +126,7 @@ class Service:
         self.searches = IndexSearch(self.ledger, self.workspace, self._submit_own, self.delete)
         self.readiness = ReadinessProbe(self.ledger, self.notices, self.clock)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
-        self.replays = Replays(self.ledger, self.workspace, self.dead_rows, inspector, settings)
+        self.replays = Replays(self.ledger, self.workspace, self.dead_rows, inspector, self._webhooks, settings)
         self._publisher = MessagePublisher(settings)
         self._roles = [RoleThread(role, self.leadership) for role in self._make_roles(resumption)]
         self.hub = EventHub(self.ledger, self._notify)
@@ -260,6 +267,7 @@ class Service:
             Finisher(ledger, outputs, clocks, counts),
             BufferKeeper(ledger, freed),
             self._batch_keeper(clocks),
+            Notifier(ledger, self._webhooks, self.deliveries, clocks, counts),
             Janitor(
                 *(ledger, blobs, self.files, clocks),
                 upload_ttl_s=settings.upload_ttl_s,

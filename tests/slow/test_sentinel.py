@@ -45,7 +45,7 @@ def stack(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SentinelSt
 
 
 def start(cluster: Callable[..., Cluster], stack: SentinelStack) -> Cluster:
-    running = cluster(REDIS_URL=stack.url, SHARD_TARGET_S=0.3)
+    running = cluster(REDIS_URL=stack.url, SHARD_TARGET_S=0.3, LEASE_TTL_S=10, LEADER_TTL_S=5)  # as in a real one
     running.start_coordinator("a")
     running.start_supervisor(2)
     return running
@@ -99,7 +99,7 @@ def test_what_is_wrong_with_sentinels_is_named(stack: SentinelStack) -> None:
         stack.url.replace(f"/{NAME}/", "/other/"): (ServiceUnavailable, "knows no primary 'other'"),
         stack.url.replace("sentinel_password_file", "sentinel_username=nobody&sentinel_password_file"): (
             ServiceUnavailable,
-            "user name and password",
+            "invalid username-password pair",
         ),
         stack.url.replace(f"?password_file={stack.folder}", "?password_file=/none"): (LedgerRefused, "/none/password"),
     }

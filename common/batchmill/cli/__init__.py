@@ -70,7 +70,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Start", ("run", "demo", "up", "serve", "down", "info")),
     ("Jobs", ("submit", "check", "try", "jobs", "status", "watch", "top", "pause", "resume", "cancel", "delete")),
     ("Results", ("results", "peek", "dead", "replay", "redo", "rerun", "logs", "cost", "search", "indexes")),
-    ("Service", ("workers", "operators", "cache", "coordinator", "worker", "flower")),
+    ("Service", ("workers", "operators", "cache", "webhooks", "coordinator", "worker", "flower")),
 )
 """The sections of `batchmill --help`; further commands are in a section of their own."""
 

@@ -9,6 +9,7 @@ from urllib.parse import quote
 from pydantic import BaseModel
 
 from batchmill.client.connection.answers import (
+    DeliveriesAnswer,
     IndexesAnswer,
     JobsAnswer,
     OperatorsAnswer,
@@ -27,6 +28,7 @@ from batchmill.client.submitting.submission import JobSender, make_spec
 from batchmill.errors import InvalidRequest
 from batchmill.jobs.cost import CostTotals
 from batchmill.jobs.status import CheckedJob, JobStatus
+from batchmill.jobs.webhook import WebhookDelivery
 from batchmill.row_cache import CacheStats
 
 if TYPE_CHECKING:
@@ -342,6 +344,30 @@ class AsyncClient(InteractiveCalls):
             NotFound: There is no such index.
         """
         await self._transport.call("DELETE", f"/v1/indexes/{quote(name, safe='')}")
+
+    async def webhook_deliveries(self, limit: int = 50) -> list[WebhookDelivery]:
+        """List the messages that webhooks send about jobs, the newest first.
+
+        Args:
+            limit: At most this many, 1 to 1000.
+
+        Returns:
+            Those that are to be sent, were delivered in the last hour, or were given up in the last week.
+        """
+        page = await self._get(DeliveriesAnswer, "/v1/webhooks/deliveries", {"limit": str(limit)})
+        return page.deliveries
+
+    async def replay_webhook(self, delivery_id: str) -> WebhookDelivery:
+        """Send a message again, under the same id.
+
+        Args:
+            delivery_id: The id of the message.
+
+        Raises:
+            NotFound: There is no such message.
+        """
+        path = f"/v1/webhooks/deliveries/{quote(delivery_id, safe='')}/replay"
+        return self._transport.parse(WebhookDelivery, await self._transport.json("POST", path))
 
     async def costs(self, limit: int = 50) -> CostTotals:
         """Read what all jobs cost, deleted ones included.

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.search import SearchHit
     from batchmill.jobs.sink import SinkSpec
     from batchmill.jobs.status import CheckedJob
+    from batchmill.jobs.webhook import WebhookDelivery
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
 
@@ -334,6 +335,28 @@ class Client:
             NotFound: There is no such index.
         """
         self._loop.run(self._async.forget_index(name))
+
+    def webhook_deliveries(self, limit: int = 50) -> list[WebhookDelivery]:
+        """List the messages that webhooks send about jobs, the newest first.
+
+        Args:
+            limit: At most this many, 1 to 1000.
+
+        Returns:
+            Those that are to be sent, were delivered in the last hour, or were given up in the last week.
+        """
+        return self._loop.run(self._async.webhook_deliveries(limit))
+
+    def replay_webhook(self, delivery_id: str) -> WebhookDelivery:
+        """Send a message again, under the same id.
+
+        Args:
+            delivery_id: The id of the message.
+
+        Raises:
+            NotFound: There is no such message.
+        """
+        return self._loop.run(self._async.replay_webhook(delivery_id))
 
     def costs(self, limit: int = 50) -> CostTotals:
         """Read what all jobs cost, deleted ones included.

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING
 
+from batchmill.ledger.announcements import AnnouncementLedger
 from batchmill.ledger.documents import DocumentLedger
 from batchmill.ledger.formats.encodings import parse_event
 from batchmill.ledger.formats.schema import SCHEMA, other_schema
@@ -55,6 +56,8 @@ class Ledger:
         self.uploads = UploadLedger(self._store)
         self.files = DocumentLedger(self._store, "file")
         self.batches = DocumentLedger(self._store, "batch")
+        self.announcements = AnnouncementLedger(self._store)
+        self.deliveries = DocumentLedger(self._store, "delivery")
         self.shards = ShardLedger(self._store)
         self.leases = LeaseLedger(self._store)
         self.results = ResultLedger(self._store)

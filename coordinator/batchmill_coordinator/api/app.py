@@ -35,6 +35,7 @@ from batchmill_coordinator.api.routes import (
     pages,
     results,
     uploads,
+    webhooks,
 )
 from batchmill_coordinator.api.routes.openai import chat, completions, embeddings, responses
 from batchmill_coordinator.api.routes.routing import ApiRoute
@@ -55,7 +56,7 @@ log = logging.getLogger(__name__)
 
 JOBS = (jobs, job_log, costs, results, dead_letters, uploads, files, batches)
 LANE = (models, calls, embeddings, chat, completions, responses)
-ROUTES = (*JOBS, fleet, cache, indexes, *LANE, metrics, health, pages)
+ROUTES = (*JOBS, fleet, cache, indexes, webhooks, *LANE, metrics, health, pages)
 STOP_TIMEOUT_S = 10.0
 
 

@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from batchmill.fleet import PoolStatus, WorkerInfo
 from batchmill.jobs.index_status import IndexStatus
 from batchmill.jobs.status import JobStatus
+from batchmill.jobs.webhook import WebhookDelivery
 from batchmill.operators.contract import OperatorInfo
 
 
@@ -34,6 +35,12 @@ class IndexesAnswer(BaseModel):
 
     indexes: list[IndexStatus]
     next: str | None = None
+
+
+class DeliveriesAnswer(BaseModel):
+    """Some of the messages of the tenant's webhooks."""
+
+    deliveries: list[WebhookDelivery]
 
 
 class OperatorsAnswer(BaseModel):

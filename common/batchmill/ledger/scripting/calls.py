@@ -492,6 +492,7 @@ def commit(
             keys.clock_seen(),
             keys.inline_input(attempt.job_id),
             keys.unreported(),
+            keys.announcements(),
             keys.cost_tenants(),
             keys.cost_pools(),
             keys.cost_days(),
@@ -908,6 +909,7 @@ def finish(
             keys.ended_jobs(),
             keys.clock_seen(),
             keys.between_stages(),
+            keys.announcements(),
             *(
                 part
                 for item in stages
@@ -963,7 +965,7 @@ def forget(
             keys.jobs(),
             keys.ended_jobs(),
             keys.between_stages(),
-            keys.idempotency(idempotency_key) if idempotency_key is not None else "",
+            keys.idempotency(idempotency_key) if idempotency_key is not None else keys.absent(),
             *(item for item in others),
         ],
         [
@@ -2124,6 +2126,7 @@ def submit(
     deadline_ms: int | None,
     ends_at_commit: bool,
     any_version: bool,
+    announces: str | None,
     stages: Sequence[NewStage],
 ) -> SubmitReply:
     """Accept a job, or find the one that was accepted under the same idempotency key."""
@@ -2135,7 +2138,7 @@ def submit(
             keys.index(),
             keys.jobs(),
             keys.live_jobs(),
-            keys.idempotency(idempotency_key) if idempotency_key is not None else "",
+            keys.idempotency(idempotency_key) if idempotency_key is not None else keys.absent(),
             keys.inline_input(job_id),
             keys.uploads(),
             keys.tenant_jobs(tenant),
@@ -2172,6 +2175,7 @@ def submit(
             "" if deadline_ms is None else deadline_ms,
             int(ends_at_commit),
             int(any_version),
+            "" if announces is None else announces,
             keys.events(),
             *(
                 part

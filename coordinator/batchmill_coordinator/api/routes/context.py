@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.search import SearchRequest, SearchResult
     from batchmill.jobs.shard import ShardId
     from batchmill.jobs.status import CheckedJob, JobCost, JobStatus
+    from batchmill.jobs.webhook import WebhookDelivery
     from batchmill.ledger import JobRecord
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
@@ -238,6 +239,14 @@ class Context:
     def batches(self) -> Batches:
         """The batches of all tenants; routes name their own."""
         return self._service.batches
+
+    def deliveries(self, limit: int, after: str | None) -> tuple[list[WebhookDelivery], str | None]:
+        """Return the messages of the tenant's webhooks, the newest first, and where the next page begins."""
+        return self._service.deliveries.page(self.access.tenant, limit, after)
+
+    def send_again(self, delivery_id: str) -> WebhookDelivery:
+        """Have a message sent again. Raises `NotFound`."""
+        return self._service.deliveries.send_again(delivery_id, self.access.may_see)
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that are present, each with the attempts it runs of jobs that this request may see."""

@@ -1,0 +1,40 @@
+"""Webhooks over HTTP: the messages that were sent, and sending one again."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from fastapi import APIRouter, Query, Response
+from pydantic import BaseModel
+
+from batchmill.errors import NotFound
+from batchmill.jobs.webhook import WebhookDelivery
+from batchmill_coordinator.api.openapi import raises
+from batchmill_coordinator.api.routes.context import CurrentContext, json_response
+from batchmill_coordinator.api.routes.routing import ApiRoute
+
+router = APIRouter(prefix="/v1", tags=["webhooks"], route_class=ApiRoute)
+
+
+class DeliveryList(BaseModel):
+    """Messages of webhooks, the newest first. next: what to give as `after` for the next page; None: there is none."""
+
+    deliveries: list[WebhookDelivery]
+    next: str | None = None
+
+
+@router.get("/webhooks/deliveries", response_model=DeliveryList, responses=raises(NotFound))
+def list_deliveries(
+    context: CurrentContext,
+    limit: Annotated[int, Query(ge=1, le=1000)] = 100,
+    after: Annotated[str | None, Query(max_length=64)] = None,
+) -> Response:
+    """List the messages about the tenant's jobs that are to be sent, or were sent in the last hour, or given up."""
+    found, following = context.deliveries(limit, after)
+    return json_response(DeliveryList(deliveries=found, next=following))
+
+
+@router.post("/webhooks/deliveries/{delivery_id}/replay", response_model=WebhookDelivery, responses=raises(NotFound))
+def replay(context: CurrentContext, delivery_id: str) -> Response:
+    """Send a message again, under its id, whether it was delivered or given up."""
+    return json_response(context.send_again(delivery_id))
