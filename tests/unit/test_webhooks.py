@@ -11,7 +11,8 @@ import openai
 import pytest
 
 from batchmill.errors import InvalidRequest, InvalidSettings
-from batchmill.jobs.webhook import DeliveryState, WebhookEvent, WebhookSpec
+from batchmill.jobs.webhooks.delivery import DeliveryState
+from batchmill.jobs.webhooks.spec import WebhookEvent, WebhookSpec
 from batchmill.ledger.announcements import Announcement
 from batchmill.storage.named_webhooks import NamedWebhooks, url_fault
 from batchmill_coordinator.webhooks.deliveries import GIVE_UP_S, after_try

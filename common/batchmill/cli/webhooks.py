@@ -11,7 +11,7 @@ from batchmill.cli.arguments.options import json_option, service_options
 
 if TYPE_CHECKING:
     from batchmill.client import Client
-    from batchmill.jobs.webhook import WebhookDelivery
+    from batchmill.jobs.webhooks.delivery import WebhookDelivery
 
 
 @click.command()
@@ -35,7 +35,7 @@ def webhooks(client: Client, replay: str | None, limit: int, as_json: bool) -> N
             print_json(one)
         return
     columns = ("ID", "JOB", "TYPE", "WEBHOOK", "STATE", "TRIES", "NEXT", Column("ERROR", is_text=True))
-    print_table(columns, [_shown(one) for one in found], empty="no webhook has been sent lately")
+    print_table(columns, [_shown(one) for one in found], empty="no message has been sent recently")
 
 
 def _shown(one: WebhookDelivery) -> tuple[str, ...]:

@@ -28,7 +28,7 @@ from batchmill.client.submitting.submission import JobSender, make_spec
 from batchmill.errors import InvalidRequest
 from batchmill.jobs.cost import CostTotals
 from batchmill.jobs.status import CheckedJob, JobStatus
-from batchmill.jobs.webhook import WebhookDelivery
+from batchmill.jobs.webhooks.delivery import WebhookDelivery
 from batchmill.row_cache import CacheStats
 
 if TYPE_CHECKING:
@@ -362,6 +362,9 @@ class AsyncClient(InteractiveCalls):
 
         Args:
             delivery_id: The id of the message.
+
+        Returns:
+            The message, which is pending again.
 
         Raises:
             NotFound: There is no such message.

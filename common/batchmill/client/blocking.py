@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.search import SearchHit
     from batchmill.jobs.sink import SinkSpec
     from batchmill.jobs.status import CheckedJob
-    from batchmill.jobs.webhook import WebhookDelivery
+    from batchmill.jobs.webhooks.delivery import WebhookDelivery
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
 
@@ -352,6 +352,9 @@ class Client:
 
         Args:
             delivery_id: The id of the message.
+
+        Returns:
+            The message, which is pending again.
 
         Raises:
             NotFound: There is no such message.

@@ -11,7 +11,7 @@ from batchmill.durations import Span
 from batchmill.jobs.files import FileSource, OutputSpec, ResultsSource, UploadSource
 from batchmill.jobs.frozen import Frozen, Name
 from batchmill.jobs.sink import RESERVED_OPERATORS, STAGES, SinkSpec, sink_stages
-from batchmill.jobs.webhook import MAX_WEBHOOKS, WebhookSpec
+from batchmill.jobs.webhooks.spec import MAX_WEBHOOKS, WebhookSpec
 
 MAX_INLINE_BYTES = 64 * 1024
 """Rows of at most this many bytes (as an Arrow stream) are stored in the ledger; more in the blob store."""

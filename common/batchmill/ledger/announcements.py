@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, Self
 
-from batchmill.jobs.webhook import WebhookEvent
+from batchmill.jobs.webhooks.spec import WebhookEvent
 from batchmill.ledger.scripting.connection import redis_errors
 
 if TYPE_CHECKING:

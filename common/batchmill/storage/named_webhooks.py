@@ -24,7 +24,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from batchmill.errors import InvalidRequest, InvalidSettings, did_you_mean
 from batchmill.jobs.sink import NAME_PATTERN
-from batchmill.jobs.webhook import MAX_URL_CHARS, WebhookEvent, WebhookSpec
+from batchmill.jobs.webhooks.spec import MAX_URL_CHARS, WebhookEvent, WebhookSpec
 from batchmill.storage.named_tables import read_named, read_secret
 
 if TYPE_CHECKING:

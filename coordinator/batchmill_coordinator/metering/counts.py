@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from batchmill.jobs.dead_letters import WORKER_LOST
 from batchmill.jobs.job import JobState
 from batchmill.jobs.retry import DeadLetter, GiveUp, Requeue, Split
-from batchmill.jobs.webhook import DeliveryState
+from batchmill.jobs.webhooks.delivery import DeliveryState
 from batchmill.telemetry.metrics import DEAD_LETTERS, MAX_STAGE_NAMES, RETRIES, ROWS_SETTLED, BoundedNames
 from batchmill_coordinator.metering import catalogue
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.errors import BatchmillError, NotFound, ServiceUnavailable
 from batchmill.jobs.job_log import LogEvent, LogLevel
-from batchmill.jobs.webhook import DeliveryState
+from batchmill.jobs.webhooks.delivery import DeliveryState
 from batchmill_coordinator.roles.job_guard import apart
 from batchmill_coordinator.webhooks.deliveries import read_message
 from batchmill_coordinator.webhooks.messages import messages

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.backoff import Backoff
 from batchmill.errors import InvalidSettings, NotFound
-from batchmill.jobs.webhook import DeliveryState, WebhookDelivery
+from batchmill.jobs.webhooks.delivery import DeliveryState, WebhookDelivery
 from batchmill.ledger.documents import UNLIMITED, Quota
 from batchmill_coordinator.webhooks.messages import Message
 from batchmill_coordinator.webhooks.sender import Answer, send

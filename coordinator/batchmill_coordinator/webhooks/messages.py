@@ -10,13 +10,14 @@ from typing import TYPE_CHECKING, Any
 from batchmill.jobs.frozen import Frozen
 from batchmill.jobs.job import JobState
 from batchmill.jobs.sink import SEARCH_OPERATOR
-from batchmill.jobs.webhook import DeliveryState, WebhookDelivery, WebhookEvent
+from batchmill.jobs.webhooks.delivery import DeliveryState, WebhookDelivery
+from batchmill.jobs.webhooks.spec import WebhookEvent
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from batchmill.jobs.job import JobSpec
-    from batchmill.jobs.webhook import WebhookSpec
+    from batchmill.jobs.webhooks.spec import WebhookSpec
     from batchmill.ledger import JobRecord
     from batchmill.ledger.announcements import Announcement
     from batchmill.storage.named_webhooks import NamedWebhooks

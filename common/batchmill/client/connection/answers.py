@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from batchmill.fleet import PoolStatus, WorkerInfo
 from batchmill.jobs.index_status import IndexStatus
 from batchmill.jobs.status import JobStatus
-from batchmill.jobs.webhook import WebhookDelivery
+from batchmill.jobs.webhooks.delivery import WebhookDelivery
 from batchmill.operators.contract import OperatorInfo
 
 

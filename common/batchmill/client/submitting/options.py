@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from batchmill.client.submitting.stage import Stage
     from batchmill.jobs.job import BatchPolicy, RetryPolicy
     from batchmill.jobs.sink import SinkSpec
-    from batchmill.jobs.webhook import WebhookSpec
+    from batchmill.jobs.webhooks.spec import WebhookSpec
 
 F = TypeVar("F", bound="Callable[..., Any]")
 

@@ -6,7 +6,7 @@ local function given(text)
   if text ~= '' then return text end
 end
 
--- A key that may be left out. What stands in its place has the prefix of all keys: servers check that.
+-- A key that may be left out. What is sent in its place has the prefix of all keys: servers check that.
 local function given_key(key)
   if string.sub(key, -7) ~= ':absent' then return key end
 end

@@ -185,7 +185,7 @@ local function stop_job(job, now, after, failure)
   return true
 end
 
--- Something happened to a job that its webhooks are told of; once, however often it is written.
+-- Something happened to a job that its webhooks report; once, however often it is written.
 local function announce(keys, what, job_id, now)
   redis.call('ZADD', keys.announcements, 'NX', now, what .. ' ' .. job_id)
 end

@@ -31,7 +31,7 @@
 -- @arg deadline_ms: int?
 -- @arg ends_at_commit: flag  nothing is to be closed or deleted at its end
 -- @arg any_version: flag  its stages are bound to no version of their operators
--- @arg announces: text?  it has webhooks: "ends", and at which numbers of failed rows they are told: "ends 10 500"
+-- @arg announces: text?  it has webhooks: "ends", and the numbers of failed rows that they report: "ends 10 500"
 -- @arg channel: channel
 -- @each stages: NewStage
 -- @param stage: int

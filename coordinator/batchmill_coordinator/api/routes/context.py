@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.search import SearchRequest, SearchResult
     from batchmill.jobs.shard import ShardId
     from batchmill.jobs.status import CheckedJob, JobCost, JobStatus
-    from batchmill.jobs.webhook import WebhookDelivery
+    from batchmill.jobs.webhooks.delivery import WebhookDelivery
     from batchmill.ledger import JobRecord
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats

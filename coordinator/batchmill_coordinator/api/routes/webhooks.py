@@ -8,7 +8,7 @@ from fastapi import APIRouter, Query, Response
 from pydantic import BaseModel
 
 from batchmill.errors import NotFound
-from batchmill.jobs.webhook import WebhookDelivery
+from batchmill.jobs.webhooks.delivery import WebhookDelivery
 from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.routing import ApiRoute

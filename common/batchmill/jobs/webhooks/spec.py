@@ -1,11 +1,11 @@
-"""Webhooks: the messages that the service sends when something happened to a job."""
+"""What a job says about its webhooks."""
 
 from __future__ import annotations
 
 from enum import StrEnum
 from typing import Annotated
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
 from batchmill.jobs.frozen import Frozen
 from batchmill.jobs.sink import NAME_PATTERN
@@ -42,36 +42,3 @@ class WebhookSpec(Frozen):
     def wants(self, event: WebhookEvent) -> bool:
         """Whether messages about this event are sent to it."""
         return self.events is None or event in self.events
-
-
-class DeliveryState(StrEnum):
-    """What became of a message."""
-
-    PENDING = "pending"
-    """It is sent, or sent again at `next_at`."""
-    DELIVERED = "delivered"
-    """The receiver answered with 2xx."""
-    GIVEN_UP = "given_up"
-    """It was not taken within three days, or the receiver answered 410."""
-
-
-class WebhookDelivery(BaseModel):
-    """A message and what became of it. Times are in seconds since the epoch."""
-
-    id: str
-    """The `webhook-id` header: the same at each try."""
-    job: str
-    type: WebhookEvent
-    webhook: str
-    """The entry of `BATCHMILL_WEBHOOKS`."""
-    url: str | None
-    """Of the job's own webhook. None: that of the entry."""
-    state: DeliveryState
-    tries: int
-    created_at: float
-    next_at: float | None
-    """When it is sent again."""
-    status: int | None
-    """Of the last answer."""
-    error: str | None
-    """Why the last try failed."""
