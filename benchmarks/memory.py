@@ -33,7 +33,7 @@ MB = 1e6
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """What is measured: a source, and how many stages of `echo` its rows pass."""
+    """What is measured: a source, and how many stages of `echo` its rows pass, each with shards of its own."""
 
     name: str
     kind: Literal["parquet", "jsonl"]
@@ -98,7 +98,7 @@ def job_cost(source: Path, rows: int, stages: int = 1) -> Cost:
         coordinator = psutil.Process(running.coordinator_pid)
         began = time.perf_counter()
         chain = [Stage("echo", name=f"echo {number}") for number in range(stages)]
-        job = running.client.submit(stages=chain, source=source)
+        job = running.client.submit(stages=chain, source=source, fuse=False)
         with _watched(lambda: keys_bytes(valkey, job.id), KEYS_EVERY_S) as keys:
             with _watched(lambda: int(coordinator.memory_info().rss), RSS_EVERY_S) as working:
                 job.wait()

@@ -51,6 +51,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.job import BatchPolicy, JobState, RetryPolicy
     from batchmill.jobs.sink import IndexSpec, SinkSpec
     from batchmill.jobs.status import JobStatus
+    from batchmill.jobs.streams.source import Push, RedisStream
     from batchmill.operators.contract import Expansion, PartialResult, RowError
     from batchmill.operators.registration import operator
 
@@ -90,6 +91,8 @@ __all__ = [
     "OutcomeUnknown",
     "PartialResult",
     "PayloadTooLarge",
+    "Push",
+    "RedisStream",
     "RetryPolicy",
     "RowError",
     "ServiceUnavailable",
@@ -115,6 +118,7 @@ _HOMES = {
     "batchmill.jobs.job": ("BatchPolicy", "JobState", "RetryPolicy"),
     "batchmill.jobs.sink": ("IndexSpec", "SinkSpec"),
     "batchmill.jobs.status": ("JobStatus",),
+    "batchmill.jobs.streams.source": ("Push", "RedisStream"),
     "batchmill.operators.contract": ("Expansion", "PartialResult", "RowError"),
     "batchmill.operators.registration": ("operator",),
 }

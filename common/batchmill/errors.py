@@ -24,6 +24,7 @@ BatchmillError
 │   └── AnswerTimeout         an interactive request was not answered in time
 ├── StorageError              a file or bucket could not be read or written
 │   ├── StorageUnavailable    it is full, read-only or away; the same works later
+│   │   └── StreamUnavailable the source of a stream is away: its job waits for it
 │   └── DamagedData           what is stored is not what was written
 ├── UnreadableRecord          a record in the ledger was written by another version, or is damaged
 ├── InvalidSettings           a setting is missing or wrong; the service does not start
@@ -284,6 +285,12 @@ class StorageUnavailable(StorageError):
     """The storage is full, read-only, or does not answer: what failed succeeds once that is over."""
 
     code = "storage_unavailable"
+
+
+class StreamUnavailable(StorageUnavailable):
+    """The source of a stream does not answer: a job that reads it waits until it does."""
+
+    code = "stream_unavailable"
 
 
 class DamagedData(StorageError):

@@ -42,6 +42,7 @@ class ServiceSettings(BaseSettings):
 
     redis_url: str = "redis://127.0.0.1:6379/0"  # see `RedisAddress`
     redis_prefix: str = Field(default="batchmill:", max_length=64)  # of every key, Celery's included
+    streams_url: str = ""  # the Redis with the streams that jobs may read; "": that of `redis_url`
     blob_root: str = ""  # a folder, or s3://bucket/prefix
     roots: ListOfText = ()  # folders and URI prefixes that may contain sources, outputs and models
     hub_models: ListOfText = ("*",)  # ids of the Hugging Face hub that jobs may name, as patterns
@@ -70,12 +71,13 @@ class ServiceSettings(BaseSettings):
             first = error.errors()[0]
             name = f"{PREFIX}{str(first['loc'][0]).upper()}"
             raise InvalidSettings(f"{name}: {first['msg']}, got {shown(first['input'])}.", name=name) from error
-        RedisAddress.parse(settings.redis_url)
+        for url in filter(None, (settings.redis_url, settings.streams_url)):
+            RedisAddress.parse(url)
         return settings
 
     def secret_values(self) -> tuple[str, ...]:
         """What these settings hold and no log may."""
-        urls = (self.redis_url, self.blob_root, self.s3_endpoint or "", *self.roots)
+        urls = (self.redis_url, self.streams_url, self.blob_root, self.s3_endpoint or "", *self.roots)
         return tuple(secret for url in urls for secret in _passwords(url))
 
     def locations(self) -> Locations:
@@ -118,6 +120,9 @@ class CoordinatorSettings(ServiceSettings):
     max_uploads_per_tenant: int = Field(default=200, gt=0)  # open at a time
     max_upload_bytes_per_tenant: int = Field(default=64 * 1024**3, gt=0)  # of them together
     upload_ttl_s: Annotated[float, Span(gt=0)] = 24 * 3600.0  # an upload that no job took is swept after this
+    max_streams_per_tenant: int = Field(default=1_000, gt=0)  # to which rows are sent
+    max_stream_bytes_per_tenant: int = Field(default=8 * 1024**3, gt=0)  # of rows in them that are not settled
+    stream_ttl_s: Annotated[float, Span(gt=0)] = 7 * 24 * 3600.0  # rows in them that no job took are deleted after this
     max_file_bytes: int = Field(default=200 * 1024 * 1024, gt=0)  # of a file that clients upload for batches
     max_files_per_tenant: int = Field(default=10_000, gt=0)  # kept at a time
     max_file_bytes_per_tenant: int = Field(default=64 * 1024**3, gt=0)  # of them together

@@ -23,11 +23,15 @@ if TYPE_CHECKING:
 
 
 class Workspace:
-    """The blob store, and the locations that users may name. Thread-safe."""
+    """The blob store, and the locations that users may name. Thread-safe.
 
-    def __init__(self, blobs: BlobStore, locations: Locations) -> None:
+    streams_url: the Redis with users' streams; "": the ledger's.
+    """
+
+    def __init__(self, blobs: BlobStore, locations: Locations, streams_url: str = "") -> None:
         self.blobs = blobs
         self.locations = locations
+        self.streams_url = streams_url
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Workspace:
@@ -38,7 +42,7 @@ class Workspace:
         blobs, locations = BlobStore.open(settings.blob_root, settings.blob_locations()), settings.locations()
         if not settings.unrestricted:
             locations.refuse_overlap(blobs.root)
-        return cls(blobs, locations)
+        return cls(blobs, locations, settings.streams_url)
 
     def describe_source(self, job_id: str, description: SourceDescription) -> None:
         """Store the description of a job's source. Raises `StorageError`."""

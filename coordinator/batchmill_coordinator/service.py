@@ -15,11 +15,13 @@ from batchmill.errors import ServiceUnavailable
 from batchmill.jobs.stages import FIRST_STAGE, last_stage
 from batchmill.ledger import Ledger
 from batchmill.ledger.formats.unreadable import UnreadableJob
+from batchmill.sources.base import EndlessSource
 from batchmill.storage.named_webhooks import NamedWebhooks
 from batchmill.storage.served_models import ServedModels
 from batchmill.store_mark import Mark, StoreMark
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
+from batchmill_coordinator.admission.pushes import Pushes
 from batchmill_coordinator.admission.replays import Replays, require_ended
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.batches.batches import Batches
@@ -57,9 +59,10 @@ from batchmill_coordinator.roles.leadership import Leadership
 from batchmill_coordinator.roles.ledger_keeper import LedgerKeeper
 from batchmill_coordinator.roles.lost_rows import LostRowSettler
 from batchmill_coordinator.roles.notifier import Notifier
-from batchmill_coordinator.roles.planner import Planner
+from batchmill_coordinator.roles.planner import STREAMED, Planner
 from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.roles.role import RoleThread
+from batchmill_coordinator.roles.stream_keeper import StreamKeeper
 from batchmill_coordinator.roles.watcher import Watcher, runs_nothing, why_blocked
 from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 from batchmill_coordinator.scheduling.model_demand import ModelNames, starting
@@ -113,6 +116,7 @@ class Service:
         self.served = ServedModels.load(settings.models)
         limits = LaneLimits(settings.lane_max_waiting, settings.lane_max_per_tenant, settings.lane_timeout_s)
         self.indexes = IndexCatalog(self.workspace.blobs)
+        self.pushes = Pushes(self.ledger, self.workspace, inspector, settings)
         self.uploads = Uploads(self.ledger, self.workspace, inspector, settings)
         self.files = Files(self.ledger, self.workspace.blobs, settings)
         self.batches = Batches(self.ledger)
@@ -261,11 +265,12 @@ class Service:
             ledger, self.workspace, merger, resumption, one_schema, roll_forward, published.record, self.clock
         )
         return [
-            Planner(ledger, fleet, self._open_source, resumption, settings),
+            Planner(ledger, fleet, self._open_source, resumption, settings, lambda: self._notify(STREAMED)),
             Dispatcher(ledger, fleet, self._publisher, counts),
             Recoverer(ledger, fleet, self._publisher, settler, settings.lease_ttl_s, counts),
             Finisher(ledger, outputs, clocks, counts),
             BufferKeeper(ledger, freed),
+            StreamKeeper(ledger, self._open_source),
             self._batch_keeper(clocks),
             Notifier(ledger, self._webhooks, self.deliveries, clocks, counts),
             Janitor(
@@ -291,7 +296,7 @@ class Service:
         if record.spec.source is None and stage == FIRST_STAGE:
             inline = self.ledger.jobs.inline_input(record.id)
         source = open_input(self.ledger, self.workspace, record, stage, inline)
-        if record.spec.source is None or isinstance(source, StageSource):
+        if record.spec.source is None or isinstance(source, StageSource | EndlessSource):
             return source
         return InspectedSource(record.id, source, Inspector(self._planning_inspectors))
 

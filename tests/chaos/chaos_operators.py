@@ -28,7 +28,7 @@ def value_of(job: int, row: int) -> int:
 
 
 def pieces_of(row: int) -> int:
-    """How many results `chaos_pieces` makes of a row: none, one or two."""
+    """How many pieces are made of a row: none, one or two."""
     return row % 3
 
 
@@ -65,6 +65,15 @@ def chaos_pieces(rows: list[dict[str, Any]]) -> list[Any]:
     return [[{"piece": piece} for piece in range(pieces_of(row["id"]))] for row in rows]
 
 
+@batchmill.operator("chaos_split", columns=["id", "kind"], batch_size=64, expands=True)
+def chaos_split(rows: list[dict[str, Any]]) -> list[Any]:
+    """The same, of which the first is what the row was, the others are plain."""
+    return [
+        [{"piece": piece, "kind": "plain" if piece else row["kind"]} for piece in range(pieces_of(row["id"]))]
+        for row in rows
+    ]
+
+
 def _work(rows: list[dict[str, Any]]) -> list[Any]:
     for row in rows:
         _misbehave(row["kind"])
@@ -87,6 +96,6 @@ def _misbehave(kind: str) -> None:
 
 
 def _note(rows: list[dict[str, Any]]) -> None:
-    text = "".join(f"{row['job']} {row['id']}\n" for row in rows)
+    text = "".join(f"{row['job']} {row['id']} {row.get('piece', '')}\n" for row in rows)
     with (Path(os.environ[JOURNAL]) / f"{os.getpid()}").open("a") as journal:
         journal.write(text)

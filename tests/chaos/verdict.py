@@ -14,9 +14,10 @@ from batchmill.jobs.cost import sums, total_of
 from support.cluster import KEYS, manifest
 
 if TYPE_CHECKING:
-    from pathlib import Path
+    from pathlib import Path as File
 
     from batchmill.jobs.dead_letters import DeadLetter
+    from chaos.plan import Path, Plan
     from chaos.workload import Submitted
     from support.cluster import Cluster
 
@@ -48,9 +49,8 @@ class Verdict:
         except BatchmillError as error:
             self.broken.append(f"{_name(job)}: cannot be read: {type(error).__name__}: {error}")
             return
-        rows = self._without_pieces(job, results)
-        self._judge_state(job, rows, dead)
-        self._judge_rows(job, rows, {letter.index for letter in dead})
+        self._judge_state(job, results, dead)
+        self._judge_rows(job, results, {_path(letter) for letter in dead})
         self._judge_dead(job, dead)
         if job.output is not None:
             self._judge_output(job, job.output, results)
@@ -60,57 +60,48 @@ class Verdict:
         if found != wanted:
             self.broken.append(f"{_name(job)}: {what} is {found}, not {wanted}")
 
-    def _without_pieces(self, job: Submitted, results: list[Any]) -> list[Any]:
-        """See that a chain's rows have the pieces and paths that they must have; return each row once."""
-        if not job.plan.is_chain:
-            return results
-        by_row: dict[int, list[dict[str, Any]]] = {}
-        for result in results:
-            by_row.setdefault(result["id"], []).append(result)
-        for number, found in by_row.items():
-            paths = [(one.pop("source_row"), one.pop("source_path"), one.pop("piece")) for one in map(dict, found)]
-            wanted = [(number, [piece], piece) for piece in range(job.plan.pieces(number))]
-            self.expect(job, f"the pieces of row {number}", paths, wanted)
-        names = ("source_row", "source_path", "piece")
-        return [{name: value for name, value in one[0].items() if name not in names} for one in by_row.values()]
-
     def _judge_state(self, job: Submitted, results: list[Any], dead: list[Any]) -> None:
         status = job.status
         assert status is not None
         stopped = {"cancel": "cancelled", "expire": "expired"}.get(job.plan.fate)
         if status.state.value not in ("completed", stopped):
             self.broken.append(f"{_name(job)}: ended {status.state}: {status.error}")
-        if not job.plan.is_chain:  # rows without a result are seen nowhere else
+        if job.plan.is_counted_by_results:  # rows without a result are seen nowhere else
             self.expect(job, "rows_done", status.rows_done, len(results))
         elif job.is_completed:
             self.expect(job, "rows_done", status.rows_done, len(job.plan.kinds) - len(dead))
         self.expect(job, "rows_dead", status.rows_dead, len(dead))
 
-    def _judge_rows(self, job: Submitted, results: list[dict[str, Any]], dead: set[int]) -> None:
-        numbers = [row["id"] for row in results]
-        counted = Counter(numbers)
+    def _judge_rows(self, job: Submitted, results: list[dict[str, Any]], dead: set[Path]) -> None:
+        by_path = [_by_path(job.plan, result) for result in results]
+        paths = [path for path, _ in by_path]
+        counted, expected = Counter(paths), job.plan.expected
+        failed = job.plan.without_results(dead)
         self.rows += len(results)
         self.rows_dead += len(dead)
-        self.rows_doubled += sum(times - 1 for times in counted.values()) + len(dead & counted.keys())
-        self.rows_wrong += sum(1 for row in results if row != job.plan.expected(row["id"]))
-        if numbers != sorted(numbers):
+        self.rows_doubled += sum(times - 1 for times in counted.values()) + len(failed & counted.keys())
+        wrong = [path for path, row in by_path if row != expected.get(path)]
+        self.rows_wrong += len(wrong)
+        self.expect(job, "the rows that are wrong", wrong[:5], [])
+        if paths != sorted(paths):
             self.broken.append(f"{_name(job)}: the results are not in input order")
         if job.is_completed:
-            with_results = {number for number in range(len(job.plan.kinds)) if job.plan.pieces(number)}
-            lost = with_results - counted.keys() - dead
+            lost = expected.keys() - counted.keys() - failed
             self.rows_lost += len(lost)
             self.expect(job, "the rows that nobody has", sorted(lost)[:5], [])
 
     def _judge_dead(self, job: Submitted, dead: list[DeadLetter]) -> None:
         wanted = job.dead()
         for letter in dead:
-            if wanted.get(letter.index) != letter.error_type:
+            if wanted.get((letter.stage, _path(letter))) != letter.error_type:
                 self.wrongly_dead += 1
-                self.broken.append(f"{_name(job)}: row {letter.index} is dead of {letter.error_type}: {letter.message}")
+                self.broken.append(
+                    f"{_name(job)}: row {_path(letter)} is dead of {letter.error_type}: {letter.message}"
+                )
         if job.is_completed:
-            self.expect(job, "the failed rows", sorted(letter.index for letter in dead), sorted(wanted))
+            self.expect(job, "the failed rows", sorted((one.stage, _path(one)) for one in dead), sorted(wanted))
 
-    def _judge_output(self, job: Submitted, folder: Path, results: list[dict[str, Any]]) -> None:
+    def _judge_output(self, job: Submitted, folder: File, results: list[dict[str, Any]]) -> None:
         found = manifest(folder)
         self.expect(job, "the manifest's rows", found["rows"], len(results))
         self.expect(job, "the manifest's failed rows", found["rows_dead"], job.status.rows_dead if job.status else None)
@@ -143,7 +134,7 @@ def judge_deletion(verdict: Verdict, jobs: list[Submitted], cluster: Cluster, un
 
     unknown: jobs that the ledger has lost, whose blobs are kept for a day.
     """
-    names = [name for job in jobs for name in (job.replay_id, job.id) if name]
+    names = [name for job in jobs for name in (*job.replay_ids, job.id)]
     for name in names:
         try:
             cluster.ask(lambda client: client.job(name).delete())  # noqa: B023  # called at once
@@ -216,13 +207,28 @@ def _escaped(key: str) -> str:
     return "".join(f"\\{letter}" if letter in "[]*?\\" else letter for letter in key)
 
 
+def _path(letter: DeadLetter) -> Path:
+    return letter.path or (letter.index,)
+
+
+def _by_path(plan: Plan, result: dict[str, Any]) -> tuple[Path, dict[str, Any]]:
+    """The path of a result, and the result without it."""
+    if not plan.is_chain:
+        return (result["id"],), result
+    names = ("source_row", "source_path")
+    path = (result["source_row"], *result.get("source_path", ()))
+    return path, {name: value for name, value in result.items() if name not in names}
+
+
 def _name(job: Submitted) -> str:
     plan = job.plan
     way = f"{plan.source} to {plan.output or '-'}"
+    if plan.is_chain:
+        way += f", {' > '.join(plan.stage_names())}, fuse {plan.fuse}"
     return f"job {plan.number} ({job.id}, {plan.operator}, {len(plan.kinds)} rows, {way}, {plan.fate})"
 
 
-def _read(path: Path) -> list[dict[str, Any]]:
+def _read(path: File) -> list[dict[str, Any]]:
     if path.suffix == ".parquet":
         rows: list[dict[str, Any]] = pq.read_table(path).to_pylist()
         return rows

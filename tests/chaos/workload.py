@@ -1,4 +1,4 @@
-"""The jobs of a chaos run: made from a seed, submitted and handled as users do, while the service breaks."""
+"""The users of a chaos run: they submit the jobs of the plan and handle them while the service breaks."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import errno
 import json
 import math
 import os
-import random
 import threading
 import time
 from contextlib import contextmanager
@@ -16,114 +15,30 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from batchmill import RetryPolicy, Stage
 from batchmill.errors import BatchmillError, Conflict, InvalidRequest, NotFound, StorageError
 from batchmill.jobs.job import JobState
-from chaos.chaos_operators import pieces_of, value_of
+from chaos.plan import GATHER, REPAIR, WORK, make_plan
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
     from batchmill import Client, Job
+    from batchmill.jobs.dead_letters import DeadLetter
     from batchmill.jobs.status import JobStatus
+    from chaos.plan import FailedRow, Plan
     from support.cluster import Cluster
 
 AT_ONCE = 4  # jobs that are alive at a time
 LOOK_S = 0.2
-DEAD_AS = {"poison": "ValueError", "refused": "RowError", "killer": "WorkerLost"}
-"""The rows that must end as dead letters, and of what error."""
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """One job: everything about it follows from the seed."""
+@dataclass(slots=True)
+class Replay:
+    """A replay: what is asked for, the same each time, and its id once it was accepted."""
 
-    number: int
-    operator: str
-    kinds: tuple[str, ...]  # of each row
-    source: str  # "rows", "parquet" or "jsonl"
-    output: str  # "", "parquet" or "jsonl"
-    priority: int
-    fate: str  # "finish", "pause", "cancel" or "expire"
-    fate_after_s: float
-    replays: bool  # whether its poisonous and refused rows are repaired and run again at the end
-    retry: RetryPolicy
-    cached: bool = False  # whether it uses the row cache, and shares rows with others that do
-    is_chain: bool = False  # whether its rows pass `echo` before the operator, and `chaos_pieces` after it
-
-    @property
-    def label(self) -> int:
-        """What its rows call their job: neighbours that are cached say the same, so that their plain rows are equal."""
-        return self.number - self.number % 4 if self.cached else self.number
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Its input."""
-        return [self._row(number) for number in range(len(self.kinds))]
-
-    def _row(self, number: int) -> dict[str, Any]:
-        return {"job": self.label, "id": number, "kind": self.kinds[number], "text": f"row {number} " * 8}
-
-    def expected(self, number: int) -> dict[str, Any]:
-        """What row `number` must come back as."""
-        if self.operator == "echo":
-            return self._row(number)
-        return {"job": self.label, "id": number, "value": value_of(self.label, number)}
-
-    def pieces(self, number: int) -> int:
-        """How many results row `number` has."""
-        return pieces_of(number) if self.is_chain else 1
-
-    def stages(self) -> list[Stage]:
-        """The stages of a chain."""
-        work = Stage(self.operator, name="work", carry=["job", "id"])
-        return [Stage("echo", name="before"), work, Stage("chaos_pieces")]
-
-    def dead(self) -> dict[int, str]:
-        """The rows that must be given up on, each with its type of error, before any is run again."""
-        return {number: DEAD_AS[kind] for number, kind in enumerate(self.kinds) if kind in DEAD_AS}
-
-    def repaired(self) -> dict[int, dict[str, str]]:
-        """What is changed in which rows before they are run again."""
-        return {number: {"kind": "plain"} for number in self.dead()} if self.replays else {}
-
-
-def make_plan(seed: int, number: int) -> Plan:
-    """The job of that number. Pure."""
-    chance = random.Random(f"{seed}/{number}")
-    operator = chance.choices(["chaos_rows", "chaos_arrow", "chaos_single", "echo"], [5, 3, 2, 1])[0]
-    with_killer = number % 8 == 3 and operator != "echo"
-    return Plan(
-        number=number,
-        operator=operator,
-        kinds=_kinds(chance, operator, with_killer=with_killer),
-        source=chance.choice(["rows", "rows", "parquet", "jsonl"]),
-        output=chance.choice(["", "", "parquet", "jsonl"]),
-        priority=chance.randint(-10, 10),
-        fate="finish" if with_killer else chance.choices(["finish", "pause", "cancel", "expire"], [6, 2, 1, 1])[0],
-        fate_after_s=chance.uniform(0.2, 4.0),
-        replays=number % 3 == 0,
-        # A killer costs a process an attempt; a flaky row fails twelve times in a row once in two million.
-        retry=RetryPolicy(
-            max_attempts=3 if with_killer else 12, backoff_s=0.1, backoff_max_s=1.0, never_on=["ValueError"]
-        ),
-        cached=number % 4 != 3,
-        is_chain=number % 5 in (1, 3),
-    )
-
-
-def _kinds(chance: random.Random, operator: str, *, with_killer: bool) -> tuple[str, ...]:
-    if with_killer:
-        kinds = ["plain"] * chance.randint(8, 40)
-        kinds[chance.randrange(len(kinds))] = "killer"
-        return tuple(kinds)
-    rows = chance.choice([20, 300, 900])
-    if operator == "echo":
-        return ("plain",) * rows
-    names, weights = ["plain", "flaky", "poison", "refused"], [90.0, 6.0, 1.0, 1.0]
-    if operator == "chaos_arrow":
-        weights[3] = 0.0
-    return tuple(chance.choices(names, weights, k=rows))
+    options: dict[str, Any]
+    id: str = ""
 
 
 @dataclass(slots=True)
@@ -137,8 +52,9 @@ class Submitted:
     status: JobStatus | None = None
     resume_at: float = 0.0  # monotonic: when its pause is over
     did_fate: bool = False
-    replay_id: str = ""
-    replay_ended: bool = False
+    replay: Replay | None = None  # the one that is to be run or runs
+    replay_ids: list[str] = field(default_factory=list)  # of all
+    replay_ended: bool = False  # nothing is left to be replayed
     changed_at: float = 0.0  # monotonic: when a user last changed it, or saw that it or its replay had ended
 
     @property
@@ -152,11 +68,11 @@ class Submitted:
     @property
     def is_settled(self) -> bool:
         """Whether nothing more is to come of it."""
-        return self.is_final and (self.replay_ended or not (self.is_completed and self.plan.repaired()))
+        return self.is_final and (self.replay_ended or not (self.is_completed and self.plan.is_repaired))
 
-    def dead(self) -> dict[int, str]:
+    def dead(self) -> dict[FailedRow, str]:
         """The rows that must be dead now, each with its type of error."""
-        return {} if self.replay_ended else self.plan.dead()
+        return {} if self.replay_ended else self.plan.dead
 
 
 @dataclass(slots=True)
@@ -272,7 +188,8 @@ class Users:
         def submit(client: Client) -> str:
             key = f"chaos-{plan.number}"
             if plan.is_chain:
-                return client.submit(**given, **options, stages=plan.stages(), idempotency_key=key).id
+                given_stages = {"stages": plan.stages(), "fuse": plan.fuse}
+                return client.submit(**given, **options, **given_stages, idempotency_key=key).id
             return client.submit(plan.operator, **given, **options, carry=["job", "id"], idempotency_key=key).id
 
         return Submitted(plan, self.cluster.ask(submit), output, time.monotonic())
@@ -315,37 +232,50 @@ class Users:
                 raise
             self.unknown.add(job.id)
             again = self._submitted(job.plan, f"{job.plan.number}-{len(self.unknown)}")  # the folder is the lost job's
-            self.unknown.add(job.replay_id)
-            job.id, job.output, job.at, job.did_fate, job.replay_id = again.id, again.output, again.at, False, ""
+            self.unknown.update(job.replay_ids)
+            job.id, job.output, job.at, job.did_fate, job.replay = again.id, again.output, again.at, False, None
             return
         if job.is_final:
             job.changed_at = time.monotonic()
 
     def _replay(self, job: Submitted) -> None:
-        if not job.replay_id:
-            edits, key = job.plan.repaired(), f"chaos-replay-{job.plan.number}"
-            if self._may_be_lost(job):  # what a lost replay has repaired in the output is done, and is none of its rows
-                dead = self.cluster.ask(lambda client: client.job(job.id).dead_letters())
-                edits = {letter.index: edits[letter.index] for letter in dead if letter.index in edits}
-                key = f"{key}-{len(edits)}"
-                job.replay_ended = not edits
-            if job.replay_ended:
-                return
-            job.replay_id = self.cluster.ask(
-                lambda client: client.job(job.id).replay(edits=edits, idempotency_key=key).id
-            )
+        if job.replay is None:
+            job.replay = self._next_replay(job)
+        if job.replay is None:
+            job.replay_ended = True
+            return
+        if not job.replay.id:
+            options = job.replay.options
+            job.replay.id = self.cluster.ask(lambda client: client.job(job.id).replay(**options).id)
+            job.replay_ids.append(job.replay.id)
+        self._look_at_replay(job, job.replay.id)
+
+    def _next_replay(self, job: Submitted) -> Replay | None:
+        """The stages of a chain are repaired in order: what the first replay makes is gathered by the second."""
+        dead: list[DeadLetter] = self.cluster.ask(lambda client: client.job(job.id).dead_letters())
+        work = job.plan.stage_of(WORK)
+        edits = {letter.index: REPAIR for letter in dead if letter.stage == work}
+        key = f"chaos-replay-{job.plan.number}-{len(job.replay_ids)}-{len(dead)}"
+        if edits:
+            stage = {"stage": WORK} if job.plan.is_chain else {}
+            return Replay({"edits": edits, "idempotency_key": key, **stage})
+        return Replay({"stage": GATHER, "idempotency_key": key}) if dead else None
+
+    def _look_at_replay(self, job: Submitted, replay_id: str) -> None:
         try:
-            status = self.cluster.ask(lambda client: client.job(job.replay_id).status())
+            status = self.cluster.ask(lambda client: client.job(replay_id).status())
         except NotFound:
             if not self._may_be_lost(job):
                 raise
-            self.unknown.add(job.replay_id)
-            job.replay_id = ""
+            self.unknown.add(replay_id)
+            job.replay_ids.remove(replay_id)
+            job.replay = None
             return
         if status.is_final:
             self._look(job)
-            job.replay_ended = True
+            job.replay = None
             if status.state is not JobState.COMPLETED:
+                job.replay_ended = True
                 self.complaints.append(f"the replay of {job.id} ended {status.state}: {status.error}")
 
     def _ask_of(self, job: Submitted, what: str) -> None:

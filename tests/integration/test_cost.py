@@ -125,6 +125,36 @@ def test_a_budget_pauses_the_job_and_a_higher_one_finishes_it(client: batchmill.
     assert Counter(journal.read_text().split()) == {str(n): 1 for n in range(200)}
 
 
+@pytest.mark.parametrize("fuse", [True, False])
+def test_a_budget_is_of_all_stages_and_pauses_between_rows_of_any(
+    client: batchmill.Client, tmp_path: Path, *, fuse: bool
+) -> None:
+    journals = [tmp_path / name for name in "ab"]
+    stages = [
+        batchmill.Stage("slow", name=journal.name, seconds=0.01, journal=str(journal), carry=["id"])
+        for journal in journals
+    ]
+    rows = [{"id": n} for n in range(150)]
+    job = client.submit(rows=rows, stages=stages, fuse=fuse, budget=1.0)
+    until(lambda: job.status().state == "paused", "its pause")
+    until(lambda: job.status().shards_running == 0, "its workers letting go")
+    paused = job.status()
+    assert paused.cost is not None
+    assert paused.cost.total >= 1.0
+    assert 0 < paused.stages["a"].rows_done <= 2 * 64  # the first shards: what is behind them was not begun
+    assert job.resume(budget=1000).state == "running"
+    assert [row["id"] for row in job.results()] == list(range(150))
+    ended = job.wait(timeout=GRACE_S).status()
+    assert [one.fused for one in ended.stages] == [False, fuse]
+    assert ended.cost is not None
+    check_sums(ended.cost)
+    assert [(one.stage, one.rows) for one in ended.cost.stages] == [(0, 150), (1, 150)]
+    assert min(one.seconds.useful for one in ended.cost.stages) >= 150 * 0.01
+    assert sum(one.total for one in ended.cost.stages) == pytest.approx(ended.cost.total, abs=1e-9)
+    for journal in journals:
+        assert Counter(journal.read_text().split()) == {str(n): 1 for n in range(150)}
+
+
 def test_an_attempt_that_is_lost_is_charged_as_retried(
     cluster: Cluster, client: batchmill.Client, tmp_path: Path
 ) -> None:

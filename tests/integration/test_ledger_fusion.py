@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 from batchmill.jobs.completion import Completion, PassedStage, TriedStage
-from batchmill.jobs.cost import Parts
+from batchmill.jobs.cost import NANO, Parts
 from batchmill.jobs.job import JobError, JobForm, JobState, StageForm
 from batchmill.jobs.shard import Shard, ShardId, ShardState, Slice
 from batchmill.jobs.status import NO_TOKENS, TokenSums
@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.shard import ShardRef
 
 JOB, ROWS, BUFFER = "chain", 10, 1 << 20
+PRICE, SECOND = 3600 * NANO, 1_000_000  # one unit a second; µs
 OWN = Completion(ROWS, 0, 0, results=12)
 TOKENS = TokenSums(prompt=30, cached=10, generated=4)
 
@@ -44,12 +45,13 @@ def passing(rows: int, dead: int = 0, revision: str = "1") -> PassedStage:
     )
 
 
-def chain(*, any_version: bool = False, **last: Any) -> JobSpec:
+def chain(*, any_version: bool = False, budget: float | None = None, **last: Any) -> JobSpec:
     """Three stages that run together, unless something about the last one keeps it apart."""
     stages = [
         StageForm(operator="echo", name=name, buffer_bytes=BUFFER, **(last if name == "c" else {})) for name in "abc"
     ]
-    return decide_fusion(JobForm(stages=stages, fuse=True, any_version=any_version).spec(), lambda _: None)
+    form = JobForm(stages=stages, fuse=True, any_version=any_version, budget=budget)
+    return decide_fusion(form.spec(), lambda _: None)
 
 
 def running(ledger: Ledger, shards: int = 1, **last: Any) -> tuple[int, ShardRef]:
@@ -62,7 +64,7 @@ def running(ledger: Ledger, shards: int = 1, **last: Any) -> tuple[int, ShardRef
     ledger.shards.plan(JOB, ledger.jobs.read(JOB).first, step, epoch)
     ref = ledger.shards.queue(JOB, ledger.jobs.read(JOB).first, ShardId((shards - 1,)), epoch)
     assert ref is not None
-    claim(ledger, ref)
+    claim(ledger, ref, price_nano=PRICE)
     return epoch, ref
 
 
@@ -209,3 +211,31 @@ def test_the_first_stage_is_ready_while_the_buffer_behind_those_that_run_with_it
     assert bool(within_buffer(first, [ShardId((1,))])) is has_room
     ready = ledger.index.due({"default": Window(10, frozenset({"echo"}))}, 64).ready
     assert ((JOB, 0) in ready.get("default", [])) is (has_room or not last_is_at_work)
+
+
+def test_a_budget_that_stages_use_up_together_pauses_the_job_before_what_an_attempt_leaves(ledger: Ledger) -> None:
+    epoch, second = running(ledger, shards=2, budget=3.0)
+    first = ledger.shards.queue(JOB, ledger.jobs.read(JOB).first, ShardId((0,)), epoch)
+    assert first is not None
+    claim(ledger, first, price_nano=PRICE)
+    passed = replace(passing(12), used=Parts(2 * SECOND))
+    assert ledger.shards.commit(first, OWN, used=Parts(SECOND), passed=[passed])
+    record = ledger.jobs.read(JOB)
+    assert (record.state, record.cost_nano) == (JobState.PAUSED, 3 * NANO)
+    assert [one.cost.us.total for one in record.stages] == [SECOND, 2 * SECOND, 0]
+    assert ledger.shards.queue(JOB, record.last, ShardId((0,)), epoch) is None
+    assert ledger.shards.renew([second], 10_000, [0]) == ["paused"]
+    ledger.jobs.resume(JOB, 3.5)
+    left = ledger.shards.queue(JOB, record.last, ShardId((0,)), epoch)
+    assert left is not None
+    claim(ledger, left, price_nano=PRICE)
+    assert ledger.shards.commit(left, Completion(12, 0, 1), used=Parts(SECOND))
+    assert ledger.jobs.read(JOB).state is JobState.PAUSED  # the second shard is left
+
+
+def test_a_chain_that_uses_up_its_budget_with_its_last_rows_is_not_paused(ledger: Ledger) -> None:
+    _, ref = running(ledger, budget=1.0)
+    passed = replace(passing(12), used=Parts(SECOND))
+    assert ledger.shards.commit(ref, OWN, used=Parts(SECOND), passed=[passed, passed])
+    record = ledger.jobs.read(JOB)
+    assert (record.state, record.is_settled, record.cost_nano) == (JobState.RUNNING, True, 3 * NANO)

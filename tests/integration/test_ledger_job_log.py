@@ -174,12 +174,12 @@ def test_a_worker_that_is_back_at_once_is_not_worth_an_entry(ledger: Ledger) -> 
 def test_a_ledger_of_other_data_formats_is_refused_with_both_versions(
     ledger: Ledger, redis_client: redis.Redis, prefix: str
 ) -> None:
-    ledger.require_schema(7)
+    ledger.require_schema(SCHEMA + 1)
     redis_client.zadd(f"{prefix}jobs", {"job-0": 1})  # a job of that version
-    with pytest.raises(InvalidSettings, match=f"version 7, this Batchmill has version {SCHEMA}") as refused:
+    with pytest.raises(InvalidSettings, match=f"version {SCHEMA + 1}, this Batchmill has version {SCHEMA}") as refused:
         ledger.require_schema()
     assert "BATCHMILL_REDIS_PREFIX" in str(refused.value)
-    ledger.require_schema(7)
+    ledger.require_schema(SCHEMA + 1)
     redis_client.delete(f"{prefix}schema")
     ledger.require_schema(1)  # what was there before there were versions
 
@@ -211,7 +211,7 @@ def test_an_empty_ledger_takes_another_version_once_its_workers_are_gone(ledger:
 def test_a_service_of_other_data_formats_does_not_start(
     service: str, ledger: Ledger, redis_client: redis.Redis, valkey_url: str, prefix: str, tmp_path: Path
 ) -> None:
-    ledger.require_schema(7)
+    ledger.require_schema(SCHEMA + 1)
     redis_client.zadd(f"{prefix}jobs", {"job-0": 1})  # a job of that version
     env = {
         **os.environ,
@@ -225,4 +225,4 @@ def test_a_service_of_other_data_formats_does_not_start(
     command = die_with_parent([sys.executable, "-m", "batchmill", service])
     done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert done.returncode == 2, done.stderr
-    assert f"version 7, this Batchmill has version {SCHEMA}" in done.stderr.splitlines()[-1]
+    assert f"version {SCHEMA + 1}, this Batchmill has version {SCHEMA}" in done.stderr.splitlines()[-1]

@@ -64,6 +64,7 @@ def too_few_replicas(cluster: Cluster) -> AbstractContextManager[None]:
 def disk_fault(cluster: Cluster) -> Iterator[None]:
     """Its snapshot cannot be written: a folder has the file's name."""
     blocker = cluster.valkey_folder / "dump.rdb"
+    blocker.unlink(missing_ok=True)  # of an earlier fault of this kind, which ended with a snapshot
     blocker.mkdir()
     with configured(cluster, "save", "3600 1"), cluster.redis() as client:
         try:

@@ -51,8 +51,8 @@ def to_queue(ledger: Ledger, job_id: str, limit: int, now_ms: int, stage: int = 
     return ledger.shards.to_queue_of(stages, limit, now_ms).get((job_id, stage), [])
 
 
-def claim(ledger: Ledger, ref: ShardRef, holder: str = "w1") -> Shard:
-    claimed = ledger.shards.claim(ref, "default", holder, LEASE_MS, with_job=False)
+def claim(ledger: Ledger, ref: ShardRef, holder: str = "w1", price_nano: int = 0) -> Shard:
+    claimed = ledger.shards.claim(ref, "default", holder, LEASE_MS, with_job=False, price_nano=price_nano)
     assert claimed is not None
     return claimed.shard
 

@@ -37,8 +37,12 @@ def announce_worker(ledger: Ledger, *, shards_at_once: int = 2) -> None:
 
 
 def planner_over(
-    ledger: Ledger, settings: CoordinatorSettings, open_source: Callable[[JobRecord, int], Source]
+    ledger: Ledger,
+    settings: CoordinatorSettings,
+    open_source: Callable[[JobRecord, int], Source],
+    wake: Callable[[], None] | None = None,
 ) -> Planner:
-    """A planner that steps when a test says so. open_source: the source of a stage of a job."""
+    """A planner that steps when a test says so. open_source: the source of a stage of a job. wake: by streams."""
     fleet = FleetView(ledger, HandClock())
-    return Planner(ledger, fleet, open_source, Resumption(ledger, Workspace.open(settings)), settings)
+    resumption = Resumption(ledger, Workspace.open(settings))
+    return Planner(ledger, fleet, open_source, resumption, settings, wake or (lambda: None))

@@ -194,7 +194,7 @@ def test_a_webhook_that_a_job_may_not_have_is_refused(
     named: NamedWebhooks, spec: WebhookSpec, tenant: str, named_in_error: str
 ) -> None:
     with pytest.raises(InvalidRequest) as refused:
-        named.check(spec, tenant)
+        named.check([spec], tenant)
     assert named_in_error in str(refused.value)
 
 

@@ -84,7 +84,7 @@ def run(
             f"`batchmill run` runs one operator, and {operator!r} is a job file.",
             hint=f"Start `batchmill up`, then `batchmill submit {operator} --wait` in another terminal.",
         )
-    check_sources(sources)
+    check_sources(operator, sources)
     _check_files(sources)
     if output is not None:
         check_path(output)

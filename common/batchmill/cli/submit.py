@@ -274,7 +274,7 @@ def _check(
     from batchmill.cli.terminal.console import fields as print_fields
     from batchmill.cli.terminal.console import found_input, print_json, print_notes
 
-    rows, options = job_input(sources, fields, flags)
+    rows, options = job_input(operator, sources, fields, flags)
     if rows is not None:
         raise InvalidRequest(
             "--dry-run cannot be combined with `-` or --upload.", hint="It checks files that the service reads."
@@ -292,7 +292,7 @@ def submit_job(
     client: Client, operator: str, sources: tuple[str, ...], fields: dict[str, Any], flags: SubmitFlags
 ) -> Job:
     """Submit the job that a command line describes. fields: of the source, see `source_fields`."""
-    rows, options = job_input(sources, fields, flags)
+    rows, options = job_input(operator, sources, fields, flags)
     return client.submit(operator, rows, **options)
 
 

@@ -9,7 +9,6 @@ from urllib.parse import quote
 from pydantic import BaseModel
 
 from batchmill.client.connection.answers import (
-    DeliveriesAnswer,
     IndexesAnswer,
     JobsAnswer,
     OperatorsAnswer,
@@ -22,13 +21,15 @@ from batchmill.client.interactive import InteractiveCalls
 from batchmill.client.job import AsyncJob
 from batchmill.client.job_filter import JobFilter
 from batchmill.client.submitting.options import check_names, with_job_options
+from batchmill.client.submitting.push import push_requests
 from batchmill.client.submitting.rerun import rerun_request
 from batchmill.client.submitting.rows import check_rows, upload_parts
 from batchmill.client.submitting.submission import JobSender, make_spec
+from batchmill.client.webhook_calls import WebhookCalls
 from batchmill.errors import InvalidRequest
 from batchmill.jobs.cost import CostTotals
 from batchmill.jobs.status import CheckedJob, JobStatus
-from batchmill.jobs.webhooks.delivery import WebhookDelivery
+from batchmill.jobs.streams.pushing import Pushed
 from batchmill.row_cache import CacheStats
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ MAX_JOBS_PAGE = 100
 MAX_INDEXES_PAGE = 1000
 
 
-class AsyncClient(InteractiveCalls):
+class AsyncClient(InteractiveCalls, WebhookCalls):
     """A client of a Batchmill service for asyncio code.
 
     Use it as an async context manager or `close` it. It belongs to one event loop. Besides the errors that a method
@@ -210,6 +211,31 @@ class AsyncClient(InteractiveCalls):
         path = f"/v1/jobs/{quote(job_id, safe='')}/rerun"
         return self.job_of(self._transport.parse(JobStatus, await self._transport.json("POST", path, body=request)))
 
+    async def push(
+        self, stream: str, rows: Any, *, producer: str | None = None, sequence: int | None = None
+    ) -> list[Pushed]:
+        """Send rows to a stream of the service, for jobs over `Push(stream)`.
+
+        Args:
+            stream: The name of the stream. It need not exist before.
+            rows: Dicts, an Arrow table, or an iterable of either.
+            producer: Who sends them. With `sequence`, sending the same rows again changes nothing.
+            sequence: The producer's number of these rows, greater than that of all rows that it sent before.
+
+        Returns:
+            What became of the rows, for each request that was needed: more than one for more than 4 MiB.
+
+        Raises:
+            InvalidRows: The rows do not form a table, or are too many for one sequence.
+            Overloaded: The streams of the tenant hold as many bytes as they may; nothing was added by this request.
+        """
+        requests = await asyncio.to_thread(push_requests, rows, producer, sequence)
+        path = f"/v1/streams/{quote(stream, safe='')}"
+        return [
+            self._transport.parse(Pushed, await self._transport.json("POST", path, body=request))
+            for request in requests
+        ]
+
     def job_of(self, status: JobStatus) -> AsyncJob:
         """Return the job that a status describes.
 
@@ -344,33 +370,6 @@ class AsyncClient(InteractiveCalls):
             NotFound: There is no such index.
         """
         await self._transport.call("DELETE", f"/v1/indexes/{quote(name, safe='')}")
-
-    async def webhook_deliveries(self, limit: int = 50) -> list[WebhookDelivery]:
-        """List the messages that webhooks send about jobs, the newest first.
-
-        Args:
-            limit: At most this many, 1 to 1000.
-
-        Returns:
-            Those that are to be sent, were delivered in the last hour, or were given up in the last week.
-        """
-        page = await self._get(DeliveriesAnswer, "/v1/webhooks/deliveries", {"limit": str(limit)})
-        return page.deliveries
-
-    async def replay_webhook(self, delivery_id: str) -> WebhookDelivery:
-        """Send a message again, under the same id.
-
-        Args:
-            delivery_id: The id of the message.
-
-        Returns:
-            The message, which is pending again.
-
-        Raises:
-            NotFound: There is no such message.
-        """
-        path = f"/v1/webhooks/deliveries/{quote(delivery_id, safe='')}/replay"
-        return self._transport.parse(WebhookDelivery, await self._transport.json("POST", path))
 
     async def costs(self, limit: int = 50) -> CostTotals:
         """Read what all jobs cost, deleted ones included.

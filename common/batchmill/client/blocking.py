@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.search import SearchHit
     from batchmill.jobs.sink import SinkSpec
     from batchmill.jobs.status import CheckedJob
+    from batchmill.jobs.streams.pushing import Pushed
     from batchmill.jobs.webhooks.delivery import WebhookDelivery
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
@@ -115,6 +116,24 @@ class Client:
         """
         sender, _ = self._async.prepare(operator, None, options)
         return self._loop.run(sender.check())
+
+    def push(self, stream: str, rows: Any, *, producer: str | None = None, sequence: int | None = None) -> list[Pushed]:
+        """Send rows to a stream of the service, for jobs over `Push(stream)`.
+
+        Args:
+            stream: The name of the stream. It need not exist before.
+            rows: Dicts, an Arrow table, or an iterable of either.
+            producer: Who sends them. With `sequence`, sending the same rows again changes nothing.
+            sequence: The producer's number of these rows, greater than that of all rows that it sent before.
+
+        Returns:
+            What became of the rows, for each request that was needed: more than one for more than 4 MiB.
+
+        Raises:
+            InvalidRows: The rows do not form a table, or are too many for one sequence.
+            Overloaded: The streams of the tenant hold as many bytes as they may; nothing was added by this request.
+        """
+        return self._loop.run(self._async.push(stream, rows, producer=producer, sequence=sequence))
 
     def rerun(
         self,

@@ -9,6 +9,7 @@ from batchmill.client.display import as_html, describe, live_display, mimebundle
 from batchmill.client.job_stage import JobStage
 from batchmill.client.results import frames
 from batchmill.client.results.pages import dicts
+from batchmill.client.stream_controls import StreamControls
 from batchmill.client.waiting import wait_until_ended
 from batchmill.errors import BatchmillError
 from batchmill.jobs.job_log import LogLevel
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.status import JobCost, JobStatus
 
 
-class Job:
+class Job(StreamControls):
     """A job of a `Client`. `Client.submit`, `Client.job` and `Client.jobs` return it."""
 
     def __init__(self, client: object, loop: LoopThread, job: AsyncJob) -> None:
@@ -299,10 +300,14 @@ class Job:
         """
         yield from self._loop.iterate(self._async.log_pages(level))
 
-    def results(self, *, on_damage: OnDamage | None = None, stage: str | None = None) -> Iterator[dict[str, Any]]:
+    def results(
+        self, *, follow: bool = True, on_damage: OnDamage | None = None, stage: str | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Read the results in input order, while the job runs or afterwards.
 
         Args:
+            follow: Whether to wait for more rows until the job has ended, which a job over a stream does when it is
+                drained. False: only the rows that are there now.
             on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
                 rows are left out then. None: the error is raised.
             stage: Read the results of this stage, as far as they are there; see `keep` of `Stage`. None: the last one.
@@ -313,7 +318,7 @@ class Job:
         Raises:
             JobFailed: The job failed; raised after the rows that it has.
         """
-        for table in self._loop.iterate(self._async.tables(on_damage=on_damage, stage=stage)):
+        for table in self._loop.iterate(self._async.tables(follow=follow, on_damage=on_damage, stage=stage)):
             for rows in dicts(table):
                 yield from rows
 

@@ -23,6 +23,7 @@ from batchmill.client.results.failed_rows import (
     write_dead_letters,
 )
 from batchmill.client.results.job_results import AsyncJobResults
+from batchmill.client.stream_controls import AsyncStreamControls
 from batchmill.client.waiting import wait_until_ended
 from batchmill.errors import NotFound, ServiceUnavailable
 from batchmill.jobs.job_log import LogEntry, LogLevel, LogPage
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
 LOG_INTERVAL_S = 1.0  # between two requests while a log is followed
 
 
-class AsyncJob(AsyncJobResults):
+class AsyncJob(AsyncJobResults, AsyncStreamControls):
     """A job of an `AsyncClient`. `AsyncClient.submit`, `AsyncClient.job` and `AsyncClient.jobs` return it.
 
     Attributes:
@@ -97,6 +98,20 @@ class AsyncJob(AsyncJobResults):
         if any_version:
             query["any_version"] = "true"
         return self._seen(await self._transport.json("POST", f"{self._path}/resume", query=query))
+
+    async def drain(self) -> JobStatus:
+        """Let the job end after the rows that are planned; what comes later stays in the stream.
+
+        A job that is submitted with the same stream and `start=` the id of this one begins there, also with other
+        stages.
+
+        Returns:
+            The new status. `wait` waits for the end.
+
+        Raises:
+            Conflict: The job reads no stream, is stopping or has ended.
+        """
+        return self._seen(await self._transport.json("POST", f"{self._path}/drain"))
 
     async def cost(self) -> JobCost:
         """Read what the job has cost. Attempts that still run are counted when they end.

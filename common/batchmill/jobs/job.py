@@ -11,6 +11,7 @@ from batchmill.durations import Span
 from batchmill.jobs.files import FileSource, OutputSpec, ResultsSource, UploadSource
 from batchmill.jobs.frozen import Frozen, Name
 from batchmill.jobs.sink import RESERVED_OPERATORS, STAGES, SinkSpec, sink_stages
+from batchmill.jobs.streams.source import AnyStream, StreamSource
 from batchmill.jobs.webhooks.spec import MAX_WEBHOOKS, WebhookSpec
 
 MAX_INLINE_BYTES = 64 * 1024
@@ -144,7 +145,7 @@ class _OperatorFields(Frozen):
 class _JobFields(Frozen):
     """What a job has once, however many stages it has."""
 
-    source: FileSource | UploadSource | ResultsSource | None = None  # None: the rows are sent inline
+    source: FileSource | UploadSource | ResultsSource | AnyStream | None = None  # None: the rows are sent inline
     output: OutputSpec | None = None
     sink: SinkSpec | None = None
     name: Name | None = None
@@ -217,6 +218,11 @@ class JobSpec(_JobFields):
     def name_in_chain(self, stage: int) -> str | None:
         """Return the name of a stage of several; None if it is the only one."""
         return self.stages[stage].title if self.is_chain else None
+
+    @property
+    def stream(self) -> AnyStream | None:
+        """The source, if it has no end."""
+        return self.source if isinstance(self.source, StreamSource) else None
 
     @property
     def has_lineage(self) -> bool:

@@ -34,6 +34,7 @@ class LogEvent(StrEnum):
     STARTED = "started"
     PAUSED = "paused"
     RESUMED = "resumed"
+    DRAINED = "drained"  # a job over a stream ends after what is planned
     STOPPING = "stopping"  # by a user, an error or the deadline
     ENDED = "ended"
     BLOCKED = "blocked"  # the job cannot proceed until a user acts

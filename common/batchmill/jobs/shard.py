@@ -79,7 +79,8 @@ class Slice:
     many rows are between them. `line` is the 1-based line of the first row, 0 where a format has no lines.
     `staged` is the blob that holds the stretch when the file itself cannot be cut (compressed text): then `start`
     and `stop` are byte offsets in that blob. `row` is the number of the first row in the source, where only a sample
-    of the rows is read. `part` is the part of the stage before that has the rows, see `part_of`.
+    of the rows is read. `part` is the part of the stage before that has the rows, see `part_of`. `offsets` is the
+    range of a stream, see `OffsetRange`; of a watched folder, the number of the file.
     """
 
     file: int
@@ -90,12 +91,13 @@ class Slice:
     staged: str = ""
     row: int = 0
     part: str = ""
+    offsets: str = ""
 
     def fields(self) -> list[int | str]:
         """Its values, to be stored as JSON; `Slice(*fields)` is the slice again."""
         values: list[int | str] = [
             *(self.file, self.start, self.stop, self.rows, self.line),
-            *(self.staged, self.row, self.part),
+            *(self.staged, self.row, self.part, self.offsets),
         ]
         while len(values) > _FIELDS_ALWAYS and not values[-1]:
             values.pop()

@@ -8,6 +8,7 @@ from pydantic import ConfigDict, RootModel
 
 from batchmill.jobs.frozen import Frozen
 from batchmill.jobs.job import DEFAULT_POOL, DEFAULT_TENANT, JobError, JobForm, JobState
+from batchmill.jobs.streams.status import StreamStatus
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -171,6 +172,8 @@ class JobStatus(Frozen):
     """Shards that are done."""
     shards_running: int = 0
     """Shards that workers have claimed."""
+    stream: StreamStatus | None = None
+    """How far its stream is read; None for a job that reads none."""
     stages: StageStatuses = StageStatuses()
     """The same figures by stage, in the order in which rows pass through them; by name, too: `stages["embed"]`."""
     created_at: float

@@ -13,7 +13,7 @@ from batchmill.errors import Conflict, NotFound, OutcomeUnknown, ServiceUnavaila
 from batchmill.jobs.cost import NANO
 from batchmill.jobs.job import JOB_MOVES, MAX_STAGES, JobState
 from batchmill.jobs.shard import ShardRef, parse_shard_id
-from batchmill.jobs.stages import stages_of
+from batchmill.jobs.stages import FIRST_STAGE, stages_of
 from batchmill.ledger.formats.documents import write_document, write_error
 from batchmill.ledger.formats.encodings import EndedJob, Request, parse_ended, parse_request
 from batchmill.ledger.formats.record import JobRecord, JobStage
@@ -79,6 +79,7 @@ class JobLedger:
                 ends_at_commit=ends_at_commit(submission),
                 any_version=spec.any_version,
                 announces=submission.announces,
+                reads_stream=spec.stream is not None,
                 stages=new_stages(submission),
             )
 
@@ -243,6 +244,20 @@ class JobLedger:
                 raise _spent(self.read(job_id), budget)
             case never:
                 assert_never(never)
+
+    def drain(self, job_id: str) -> JobState:
+        """Let a job over a stream end after what is planned; return its state.
+
+        Raises `NotFound`, or `Conflict` when it is stopping or has ended.
+        """
+        reply = calls.drain(self._store, job_id=job_id, stage=FIRST_STAGE)
+        match reply.answer:
+            case calls.DrainAnswer.OK if reply.state is not None:
+                return reply.state
+            case calls.DrainAnswer.REFUSED:
+                raise _cannot("drained", job_id, reply.state)
+            case _:
+                raise no_such_job(job_id)
 
     def unqueue_paused(self, record: JobRecord, stage: StageRecord, epoch: int) -> int:
         """Take the queued shards of a stage of a paused job back, as its leader; returns how many."""

@@ -19,6 +19,7 @@ from batchmill.ledger.retention import RetentionLedger
 from batchmill.ledger.scripting import calls
 from batchmill.ledger.scripting.connection import Store, connect, redis_errors
 from batchmill.ledger.shards import ShardLedger
+from batchmill.ledger.streams import StreamLedger
 from batchmill.ledger.tenants import TenantLedger
 from batchmill.ledger.turns import TurnLedger
 from batchmill.ledger.unfinished import UnfinishedWorkLedger
@@ -63,6 +64,7 @@ class Ledger:
         self.results = ResultLedger(self._store)
         self.readers = ReaderLedger(self._store)
         self.turns = TurnLedger(self._store)
+        self.streams = StreamLedger(self._store)
         self.costs = CostLedger(self._store)
         self.fleet = FleetLedger(self._store)
         self.endpoints = EndpointLedger(self._store)

@@ -15,7 +15,7 @@ import pyarrow as pa
 from batchmill.jobs.dead_letters import BAD_LINE
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
     from batchmill.jobs.shard import Slice
@@ -61,6 +61,15 @@ NextSplit = InputSplit | NotYet | End
 
 class Splitter(ABC):
     """Gives a source split by split, from a cursor on. Holds open files: use as a context manager."""
+
+    is_awaited: bool = (
+        True  # whether a slot is free for the next split; if not, a source without an end may hold it back
+    )
+
+    @property
+    def holds_for_s(self) -> float | None:
+        """For how many seconds it holds back rows that are there, if no slot gets free; None: it holds none."""
+        return None
 
     @abstractmethod
     def next_split(self, max_rows: int, max_bytes: int) -> NextSplit:
@@ -170,6 +179,41 @@ class Source(ABC):
         places: of the rows among those of the slices, ascending. Raises as `read` does.
         """
         return [""] * len(places)
+
+
+@dataclass(frozen=True, slots=True)
+class Survey:
+    """How a source without an end stands."""
+
+    lag: int | None  # rows that are there and not planned; None: not known
+    partitions: int
+
+
+class EndlessSource(Source):
+    """A source without an end. It never answers `End`; how many rows it will have is not known.
+
+    Its cursors are `StreamOffsets`. Every method that asks the source raises `StreamUnavailable` while it is away.
+    """
+
+    def count(self, cursor: str) -> RowCount:  # noqa: ARG002  # it is never known
+        """Return a count that says nothing; the planner does not ask."""
+        return RowCount(0, exact=False)
+
+    @abstractmethod
+    def first_cursor(self) -> str:
+        """Return where a job that begins now begins: what `StreamSource.start` says, as `StreamOffsets`."""
+
+    @abstractmethod
+    def wait(self, cursor: str, timeout_s: float) -> bool:
+        """Return once there may be rows behind the cursor, or after `timeout_s`; say whether there may be."""
+
+    @abstractmethod
+    def survey(self, cursor: str) -> Survey:
+        """Return how much is behind the cursor."""
+
+    @abstractmethod
+    def settle(self, settled: Sequence[Mapping[str, str]]) -> None:
+        """Tell the source up to which offsets each of the jobs that read it has settled its rows, by partition."""
 
 
 def by_slice(counts: Sequence[int], places: Sequence[int]) -> list[list[int]]:

@@ -28,7 +28,7 @@ from batchmill.jobs.webhooks.spec import MAX_URL_CHARS, WebhookEvent, WebhookSpe
 from batchmill.storage.named_tables import read_named, read_secret
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
 SETTING = "BATCHMILL_WEBHOOKS"
 SECRET_PREFIX = "whsec_"  # noqa: S105  # how such secrets begin
@@ -106,8 +106,12 @@ class NamedWebhooks:
             if one.every_job and _may_use(one, tenant):
                 yield WebhookSpec(name=name, events=one.events, dead_rows=one.dead_rows)
 
-    def check(self, spec: WebhookSpec, tenant: str) -> None:
-        """Raise `InvalidRequest` unless a job of a tenant may have this webhook."""
+    def check(self, specs: Iterable[WebhookSpec], tenant: str) -> None:
+        """Raise `InvalidRequest` unless a job of a tenant may have these webhooks."""
+        for spec in specs:
+            self._check(spec, tenant)
+
+    def _check(self, spec: WebhookSpec, tenant: str) -> None:
         allowed = {name: one for name, one in self._webhooks.items() if _may_use(one, tenant)}
         found = allowed.get(spec.name)
         if found is None:

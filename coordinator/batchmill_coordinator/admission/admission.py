@@ -36,6 +36,7 @@ from batchmill_coordinator.admission.fusion import as_before, with_fusion
 from batchmill_coordinator.admission.kept_results import KeptResults
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
 from batchmill_coordinator.admission.sinks import SinkAdmission
+from batchmill_coordinator.admission.streams import StreamAdmission
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.fleet.pools import EMPTY
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits
@@ -96,6 +97,7 @@ class Admission:
         self._settings = settings
         self._limits = arrow_limits(settings)
         self._kept_results = KeptResults(ledger, workspace)
+        self._streams = StreamAdmission(ledger, workspace, settings)
         self.sinks = SinkAdmission(ledger, workspace, settings)
 
     def check_spec(self, spec: JobSpec, *, is_internal: bool = False) -> tuple[OperatorInfo, ...]:
@@ -133,10 +135,6 @@ class Admission:
         self._workspace.locations.hub_models.check_params(operator.params_schema, stage.params)
         check_cache(operator, cache=stage.cache)
         return operator
-
-    def _check_webhooks(self, request: JobRequest, tenant: str) -> None:
-        for webhook in request.webhooks:
-            self._webhooks.check(webhook, tenant)
 
     def _check_deadline(self, spec: JobSpec) -> None:
         if spec.deadline_at is None:
@@ -178,7 +176,7 @@ class Admission:
     def _admit(self, request: JobRequest, digest: str, tenant: str, *, is_internal: bool) -> Acceptance:
         _require_one_input(request)
         request = self.dated(request)
-        self._check_webhooks(request, tenant)
+        self._webhooks.check(request.webhooks, tenant)
         operators = self.check_spec(request.spec(), is_internal=is_internal)
         with self.sinks.turn(request.sink), ExitStack() as undo:
             job_id = new_id("job")
@@ -199,7 +197,7 @@ class Admission:
             )
         _require_one_input(request)
         request = self.dated(request)
-        self._check_webhooks(request, tenant)
+        self._webhooks.check(request.webhooks, tenant)
         operators = self.check_spec(request.spec())
         with ExitStack() as undo:
             job_id = new_id("job")
@@ -258,6 +256,9 @@ class Admission:
                 source = spec.source.model_copy(update={"table_version": found.table_version})
                 spec = spec.model_copy(update={"source": source})
             return self._open(job_id, spec, found)
+        if spec.stream is not None:
+            spec, stream = self._streams.open(spec, spec.stream, tenant)
+            return _Input(spec, stream, 0)
         if isinstance(spec.source, UploadSource):
             return self._from_upload(job_id, spec, spec.source, tenant)
         if isinstance(spec.source, ResultsSource):

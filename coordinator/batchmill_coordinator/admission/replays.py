@@ -211,6 +211,11 @@ class Replays:
 
     def _read_again(self, record: JobRecord, wanted: list[range]) -> Iterator[RowsAgain]:
         """Read rows of a job's source, in other processes; what had to be decompressed for it is deleted after."""
+        if record.spec.stream is not None:
+            raise InvalidSource(
+                f"the rows of job {record.id} are not in {record.spec.stream.title} any more: a stream is read once.",
+                hint="Send them again.",
+            )
         inline = self._kept_rows(record) if record.spec.source is None else None
         source = open_input(self._ledger, self._workspace, record, FIRST_STAGE, inline)
         if inline is None and not isinstance(source, StageSource):

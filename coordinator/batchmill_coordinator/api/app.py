@@ -20,24 +20,23 @@ from batchmill_coordinator.api.openapi import document
 from batchmill_coordinator.api.pool import RequestPool
 from batchmill_coordinator.api.routes import (
     batches,
-    cache,
     calls,
     costs,
     dead_letters,
     files,
     fleet,
-    health,
     indexes,
     job_log,
     jobs,
-    metrics,
     models,
     pages,
     results,
+    streams,
     uploads,
     webhooks,
 )
 from batchmill_coordinator.api.routes.openai import chat, completions, embeddings, responses
+from batchmill_coordinator.api.routes.operation import cache, health, metrics
 from batchmill_coordinator.api.routes.routing import ApiRoute
 from batchmill_coordinator.api.status_feed import StatusFeeds
 from batchmill_coordinator.api.tenants import parse_tokens
@@ -54,7 +53,7 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
-JOBS = (jobs, job_log, costs, results, dead_letters, uploads, files, batches)
+JOBS = (jobs, job_log, costs, results, dead_letters, uploads, streams, files, batches)
 LANE = (models, calls, embeddings, chat, completions, responses)
 ROUTES = (*JOBS, fleet, cache, indexes, webhooks, *LANE, metrics, health, pages)
 STOP_TIMEOUT_S = 10.0
@@ -78,7 +77,14 @@ def create_app(service: Service) -> FastAPI:
         finally:
             await _stop(service)
 
-    app = FastAPI(title="Batchmill", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="Batchmill",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # the service has its own metrics and logs
+    )
     app.state.service = service
     app.state.pool = pool
     app.state.heavy_pool = RequestPool(settings.submit_threads, settings.max_waiting_requests)

@@ -9,6 +9,7 @@ from batchmill.jobs.files import ResultsSource
 from batchmill.jobs.stages import FIRST_STAGE, stage_called
 from batchmill.ledger.formats.record import JobStage
 from batchmill.stage_results import StageResults, kept_parts
+from batchmill.streams.opening import open_stream
 from batchmill_coordinator.results.stage_source import StageSource
 
 if TYPE_CHECKING:
@@ -25,6 +26,8 @@ def open_input(ledger: Ledger, workspace: Workspace, record: JobRecord, stage: i
 
     Raises `NotFound` when files of the job are gone, `InvalidSource` if the job whose results it reads is.
     """
+    if stage == FIRST_STAGE and record.spec.stream is not None:
+        return open_stream(ledger, workspace, record.spec.stream)
     if stage != FIRST_STAGE or isinstance(record.spec.source, ResultsSource):
         return open_stage_input(ledger, workspace, record, stage)
     return workspace.open_source(record.id, record.spec, inline)

@@ -12,13 +12,14 @@ Only `ServiceUnavailable` ends the role's step: without the ledger there is noth
 from __future__ import annotations
 
 import logging
+import math
 import random
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from batchmill.backoff import Backoff
 from batchmill.clock import SystemClock
-from batchmill.errors import BatchmillError, NotFound, ServiceUnavailable, StorageError
+from batchmill.errors import BatchmillError, NotFound, ServiceUnavailable, StorageError, StreamUnavailable
 from batchmill.jobs.job import JobError, JobState
 from batchmill.jobs.job_log import LogEvent, LogLevel
 from batchmill.json_values import printable
@@ -35,6 +36,7 @@ log = logging.getLogger(__name__)
 MAX_UNFORESEEN = 3
 MAX_REASON_CHARS = 1_000
 SET_ASIDE = Backoff(base_s=2.0, max_s=60.0)
+STREAM_RETRIES = 2  # the wait for a stream that is away grows no further
 
 
 class JobGuard:
@@ -83,7 +85,11 @@ class JobGuard:
     def may_retry(self, job_id: str, error: Exception) -> bool:
         """Count a failure; return whether the role tries again, at once or later. Raises `ServiceUnavailable`."""
         failures = self._failures[job_id] = self._failures.get(job_id, 0) + 1
-        if isinstance(error, StorageError):
+        limit: float
+        if isinstance(error, StreamUnavailable):
+            limit = math.inf  # a job over a stream waits for it, however long it is away
+            self._set_aside(job_id, min(failures, STREAM_RETRIES))
+        elif isinstance(error, StorageError):
             limit = self._max_storage_failures
         elif isinstance(error, BatchmillError):
             return False

@@ -14,6 +14,8 @@
    would leave rows out. The next step opens the source at the ledger's cursor.
 5. The ledger counts that a job is being planned until it is; so a job of which the process died twice fails.
 6. At the end all rows of a source whose length is known must be in shards, otherwise the job fails.
+7. A source without an end has rows at any time. While there are none, `StreamWaits` waits for them beside the steps,
+   and wakes the planner; the stage is left out meanwhile. How many rows such a source has is never written.
 
 Planning everything at submit was rejected: a source of a billion rows would fill the ledger, and the size of a shard
 could not follow what the first shards show about the operator's speed.
@@ -35,10 +37,11 @@ from batchmill.jobs.stage_cost import first_rows
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.ledger.plan_step import PlanStep
 from batchmill.ledger.scripting.calls import PlanAnswer
-from batchmill.sources.base import End, InputSplit, NotYet, RowCount
+from batchmill.sources.base import End, EndlessSource, InputSplit, NotYet, RowCount
 from batchmill.telemetry.log_context import about
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 from batchmill_coordinator.roles.job_guard import JobGuard
+from batchmill_coordinator.roles.stream_waits import StreamWaits
 from batchmill_coordinator.scheduling.buffer_credit import shard_limits
 from batchmill_coordinator.scheduling.shard_size import StageProgress, next_rows
 
@@ -59,6 +62,7 @@ MAX_STAGES_READ = 32  # of a pool at once
 MAX_IDLE_POOLS = 4  # of those without workers: this many of their stages are planned in a step
 MAX_DEATHS = 2  # of the process, in a row, while it planned one job
 MAX_STORAGE_FAILURES = 30  # steps in a row, at least a second apart
+STREAMED = "streamed"  # what wakes it when a stream has rows; this process alone knows
 
 
 @dataclass(slots=True)
@@ -104,11 +108,15 @@ class _Draft:
         self.cursor = split.cursor
 
 
+def _wake_nobody() -> None:
+    """The next step is not urgent."""
+
+
 class Planner:
     """Writes shards. One step plans for every live stage; the cursor in the ledger moves by compare-and-set."""
 
     name = "planner"
-    wakes_on = frozenset({"submitted", "committed", "settled", "worker", "resumed"})
+    wakes_on = frozenset({"submitted", "committed", "settled", "worker", "resumed", STREAMED})
     period_s = 1.0
 
     def __init__(
@@ -118,6 +126,7 @@ class Planner:
         open_source: Callable[[JobRecord, int], Source],
         resumption: Resumption,
         settings: CoordinatorSettings,
+        wake: Callable[[], None] = _wake_nobody,
     ) -> None:
         self._ledger = ledger
         self._fleet = fleet
@@ -129,6 +138,7 @@ class Planner:
         self._guard = JobGuard(
             ledger, "its source could not be planned", max_storage_failures=MAX_STORAGE_FAILURES, fails_jobs=True
         )
+        self._waits = StreamWaits(wake)
         self._begun: set[str] = set()  # jobs whose count of plannings in the ledger includes this process
 
     def step(self, epoch: int) -> None:
@@ -167,8 +177,10 @@ class Planner:
     def _to_plan(self, pools: Mapping[str, PoolView], seen: Collection[StageKey]) -> list[JobStage]:
         """Return some stages that may have too few live shards, without those that were seen or are being planned."""
         index = self._ledger.index
-        keys = index.to_plan({name: pool.horizon for name, pool in pools.items()}, MAX_STAGES_READ)
-        fresh = [key for key in keys if key not in seen and key not in self._running]
+        waiting = self._waits.keys()
+        horizons = {name: pool.horizon for name, pool in pools.items()}
+        keys = index.to_plan(horizons, MAX_STAGES_READ + len(waiting))
+        fresh = [key for key in keys if key not in seen and key not in self._running and key not in waiting]
         if not fresh and not seen:
             idle = dict.fromkeys(set(index.pools_to_plan(MAX_IDLE_POOLS)) - pools.keys(), EMPTY.horizon)
             fresh = [key for key in index.to_plan(idle, 1) if key not in self._running]
@@ -203,15 +215,16 @@ class Planner:
         alive = [one for one in self._ledger.jobs.read_stages(known) if _may_plan(one)] if known else []
         for key in keys - {one.key for one in alive}:
             self._close(key)
+            self._waits.drop(key)
         self._guard.forget_all_but({one.job.id for one in alive} | {job_id for job_id, _ in self._running})
 
     @contextmanager
     def _counted(self, one: JobStage) -> Iterator[None]:
         """Count in the ledger that a job is being planned. Raises `InvalidSource` if the process died of it before.
 
-        Only the first stage reads files of a user.
+        Only the first stage reads files of a user; the messages of a stream are not decoded here.
         """
-        if one.stage.number != FIRST_STAGE:
+        if one.stage.number != FIRST_STAGE or one.job.spec.stream is not None:
             yield
             return
         job_id = one.job.id
@@ -247,10 +260,11 @@ class Planner:
             draft = self._draft(one, opened, pool, wanted)
             if draft.is_empty(one.stage.cursor):
                 self._keep_open(one.key, opened)
+                self._waits.begin(one.key, opened.source, opened.splitter, opened.cursor)
                 return
-            total = opened.source.count(draft.cursor)
+            total = _total(opened, draft)
             _require_every_row(one, draft, total)
-            if draft.at_end and not total.exact:
+            if draft.at_end and total is not None and not total.exact:
                 total = RowCount(one.stage.rows_planned + draft.rows, exact=True)
             step = PlanStep(draft.shards, draft.sizes, draft.cursor, draft.at_end, total)
             answer = self._ledger.shards.plan(one.job.id, one.stage, step, epoch)
@@ -274,6 +288,7 @@ class Planner:
         max_bytes = min(self._settings.shard_max_bytes, limits.nbytes or self._settings.shard_max_bytes)
         while len(draft.shards) < wanted:
             max_rows = self._next_rows(one, draft, opened, pool, first)
+            opened.splitter.is_awaited = one.stage.shards_live + len(draft.shards) < pool.capacity
             match opened.splitter.next_split(min(max_rows, limits.rows or max_rows), max_bytes):
                 case InputSplit() as split:
                     draft.add(one.job.id, one.stage, split)
@@ -293,12 +308,12 @@ class Planner:
 
     def _next_rows(self, one: JobStage, draft: _Draft, opened: OpenSource, pool: PoolView, first: int) -> int:
         stage = one.stage
-        total = opened.source.count(draft.cursor)
+        total = _total(opened, draft)
         progress = StageProgress(
             rows_timed=stage.rows_timed,
             busy_s=one.busy_us / 1e6,
             shards_done=stage.shards_done,
-            rows_left=max(total.rows - stage.rows_planned - draft.rows, 0) if total.exact else None,
+            rows_left=max(total.rows - stage.rows_planned - draft.rows, 0) if total and total.exact else None,
             workers=pool.workers,
             first_rows=first,
         )
@@ -331,10 +346,15 @@ class Planner:
             opened.splitter.close()
 
 
-def _require_every_row(one: JobStage, draft: _Draft, total: RowCount) -> None:
+def _total(opened: OpenSource, draft: _Draft) -> RowCount | None:
+    """Return how many rows a source has, as far as is known; None for one without an end."""
+    return None if isinstance(opened.source, EndlessSource) else opened.source.count(draft.cursor)
+
+
+def _require_every_row(one: JobStage, draft: _Draft, total: RowCount | None) -> None:
     """Raise `InvalidSource` if the source is at its end and not all of its rows are in shards."""
     planned = one.stage.rows_planned + draft.rows
-    if draft.at_end and total.exact and planned != total.rows:
+    if draft.at_end and total is not None and total.exact and planned != total.rows:
         raise InvalidSource(
             f"the source of job {one.job.id} ended after {planned:,} rows, {total.rows:,} were expected.",
             hint="Submit the job again, and leave its source alone until it has ended.",

@@ -8,6 +8,8 @@ from batchmill.jobs.cost import NANO, job_cost
 from batchmill.jobs.job import JobState
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.jobs.status import NO_TOKENS, JobStatus, StageStatus, StageStatuses
+from batchmill.jobs.streams.offsets import StreamOffsets
+from batchmill.jobs.streams.status import StreamStatus
 from batchmill_coordinator.status.forecast import (
     Forecast,
     Interval,
@@ -63,6 +65,7 @@ def status_of(
         **_time_left(left),
         shards_done=stage.shards_done,
         shards_running=record.shards_running,
+        stream=stream_status(record, now_s),
         stages=StageStatuses(
             [
                 _stage(record, one, now_s, (loading or {}).get(one.number, 0), is_blocked=note is not None)
@@ -79,6 +82,23 @@ def status_of(
         tenant=record.tenant,
         cost=cost_of(record, currency),
         note=note,
+    )
+
+
+def stream_status(record: JobRecord, now_s: float) -> StreamStatus | None:
+    """Describe how far the stream of a job is read; None without one. now_s: seconds since the epoch."""
+    source = record.spec.stream
+    if source is None:
+        return None
+    offsets = StreamOffsets.parse(record.first.cursor or record.savepoint)
+    return StreamStatus(
+        source=source.title,
+        lag=record.first.lag,
+        watermark_at=_seconds(offsets.watermark_ms(round(now_s * 1000), source.idle_s)),
+        partitions=len(offsets.partitions),
+        rows_lost=offsets.rows_lost,
+        away=record.stream_away or None,
+        drained=bool(record.savepoint),
     )
 
 

@@ -104,7 +104,7 @@ def test_failed_rows_and_the_output_folder_are_in_the_outcome(
     service.change(job_id, state=JobState.COMPLETED, rows_done=4, rows_dead=1)
     last = run("watch", job_id).stdout.splitlines()[-1]
     assert "4 rows done" in last
-    assert "; 1 row failed (not in the results)" in last
+    assert f"; 1 row failed (not in the results); `batchmill dead {job_id}` shows why" in last
     assert last.endswith(f"; results in {tmp_path}/out")
 
 
@@ -226,6 +226,12 @@ def test_workers_and_operators_are_listed(run: Callable[..., Result]) -> None:
     [
         (["submit", "echo"], "the source is missing"),
         (["submit", "pipe.tml"], "A job file ends in .toml or .json"),
+        (
+            ["submit", "docs.jsonl"],
+            "'docs.jsonl' is a source, which follows it. `batchmill submit OPERATOR docs.jsonl`",
+        ),
+        (["submit", "-"], "the operator is missing"),
+        (["run", "data/*.csv"], "`batchmill run OPERATOR data/*.csv`"),
         (["run", "pipe.toml"], "`batchmill submit pipe.toml --wait`"),
         (["run", "echo"], "the source is missing"),
         (["run", "echo", "in.jsonl", "--set", "a=1"], "--set"),

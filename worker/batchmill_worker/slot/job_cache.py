@@ -10,6 +10,7 @@ from batchmill.gathered_results import GatheredResults
 from batchmill.jobs.files import ResultsSource
 from batchmill.jobs.stages import FIRST_STAGE, last_stage, stage_called
 from batchmill.stage_results import StageResults, kept_parts
+from batchmill.streams.opening import open_stream
 
 if TYPE_CHECKING:
     from batchmill.jobs.job import JobSpec, StageSpec
@@ -81,7 +82,9 @@ class JobFilesCache:
         Raises `NotFound`, `InvalidSource` or `StorageError`.
         """
         source: RowReader
-        if stage == FIRST_STAGE and not isinstance(spec.source, ResultsSource):
+        if stage == FIRST_STAGE and spec.stream is not None:
+            source = open_stream(self._ledger, self._workspace, spec.stream)
+        elif stage == FIRST_STAGE and not isinstance(spec.source, ResultsSource):
             source = self._workspace.open_source(job_id, spec, inline_rows)
         else:
             source = self._results_before(job_id, stage, spec)

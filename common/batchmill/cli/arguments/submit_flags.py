@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any, TypedDict
 
+import click
+
 from batchmill.cli.arguments.values import json_lines, params_of, params_of_file
 from batchmill.errors import InvalidRequest
 from batchmill.jobs.job import BatchPolicy, RetryPolicy
@@ -17,6 +19,8 @@ if TYPE_CHECKING:
     from batchmill.jobs.job import OnNull
 
 STDIN = "-"
+_NO_OPERATOR = frozenset("./*?:\\~")
+"""Characters of paths and URIs that the name of an operator cannot have."""
 
 
 class SubmitFlags(TypedDict):
@@ -56,8 +60,15 @@ class SubmitFlags(TypedDict):
 JOB_FILE_ENDINGS = (".toml", ".json")
 
 
-def check_sources(sources: tuple[str, ...]) -> None:
-    """Raise `InvalidRequest` if there is none."""
+def check_sources(operator: str, sources: tuple[str, ...]) -> None:
+    """Raise `InvalidRequest` if there is none, or only one in the place of the operator."""
+    if not sources and (_NO_OPERATOR & set(operator) or operator == STDIN):
+        command = f"batchmill {click.get_current_context().info_name}"
+        raise InvalidRequest(
+            f"the operator is missing: {operator!r} is a source, which follows it.",
+            hint=f"`{command} OPERATOR {operator}`; `batchmill operators` lists operators. "
+            f"A job file ends in {' or '.join(JOB_FILE_ENDINGS)}.",
+        )
     if not sources:
         raise InvalidRequest(
             "the source is missing: expected a file, a folder, a glob or a URI.",
@@ -65,10 +76,12 @@ def check_sources(sources: tuple[str, ...]) -> None:
         )
 
 
-def job_input(sources: tuple[str, ...], fields: dict[str, Any], flags: SubmitFlags) -> tuple[Any, JobOptions]:
+def job_input(
+    operator: str, sources: tuple[str, ...], fields: dict[str, Any], flags: SubmitFlags
+) -> tuple[Any, JobOptions]:
     """Return the rows, None for files that the service reads, and the options of `Client.submit`."""
     options = job_options(flags)
-    check_sources(sources)
+    check_sources(operator, sources)
     if STDIN not in sources:
         paths = list(sources) if len(sources) > 1 else sources[0]
         source = {"path": paths, **fields}

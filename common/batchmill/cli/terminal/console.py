@@ -66,6 +66,8 @@ def moment(at: float) -> str:
 def outcome(status: JobStatus) -> str:
     """Summarize an ended job in one line: its rows, its time, its failed rows, and where the results are."""
     line = _ending(status)
+    if status.rows_dead:
+        line = f"{line}; `batchmill dead {status.id}` shows why"
     if status.state is JobState.FAILED:
         line = f"{line.rstrip('.')}; `batchmill logs {status.id} -v` shows tracebacks"
     return printable(f"{line}; {_place(status)}" if status.rows_done else line)

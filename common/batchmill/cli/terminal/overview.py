@@ -45,11 +45,11 @@ class Overview(Frozen):
         """Summarize the snapshot in one line."""
         live = [job for job in self.jobs if not job.is_final]
         pace = sum(job.rows_per_second or 0.0 for job in live)
-        busy, slots = sum(len(one.running) for one in self.workers), sum(one.shards_at_once for one in self.workers)
+        busy, at_once = sum(len(one.running) for one in self.workers), sum(one.shards_at_once for one in self.workers)
         clock = time.strftime("%H:%M:%S", time.localtime(self.at))
         return (
             f"batchmill {clock}   {count(len(live), 'job')}, {rows_per_second(pace)}   "
-            f"{count(len(self.workers), 'worker')}, {busy} of {count(slots, 'slot')} busy"
+            f"{count(len(self.workers), 'worker')}, {busy} of {count(at_once, 'shard')} running"
         )
 
     def tables(self) -> list[Grid]:

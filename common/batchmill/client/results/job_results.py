@@ -36,11 +36,13 @@ class AsyncJobResults(ABC):
         """Read the job's status."""
 
     async def results(
-        self, *, on_damage: OnDamage | None = None, stage: str | None = None
+        self, *, follow: bool = True, on_damage: OnDamage | None = None, stage: str | None = None
     ) -> AsyncGenerator[dict[str, Any], None]:
         """Read the results in input order, while the job runs or afterwards.
 
         Args:
+            follow: Whether to wait for more rows until the job has ended, which a job over a stream does when it is
+                drained. False: only the rows that are there now.
             on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
                 rows are left out then. None: the error is raised.
             stage: Read the results of this stage, as far as they are there; see `keep` of `Stage`. None: the last one.
@@ -51,7 +53,7 @@ class AsyncJobResults(ABC):
         Raises:
             JobFailed: The job failed; raised after the rows that it has.
         """
-        async with aclosing(self.tables(on_damage=on_damage, stage=stage)) as tables:
+        async with aclosing(self.tables(follow=follow, on_damage=on_damage, stage=stage)) as tables:
             async for table in tables:
                 for rows in paging.dicts(table):
                     for row in rows:
@@ -116,12 +118,18 @@ class AsyncJobResults(ABC):
         return frames.to_polars(await self.to_table())
 
     async def pages(
-        self, content_type: Literal["arrow", "jsonl"], *, on_damage: OnDamage | None = None, stage: str | None = None
+        self,
+        content_type: Literal["arrow", "jsonl"],
+        *,
+        follow: bool = True,
+        on_damage: OnDamage | None = None,
+        stage: str | None = None,
     ) -> AsyncGenerator[paging.ResultPage, None]:
         """Read the results in the form in which the service sends them; otherwise like `results`.
 
         Args:
             content_type: `"arrow"` for Arrow streams, `"jsonl"` for JSON Lines.
+            follow: Whether to wait for more rows until the job has ended. False: only the rows that are there now.
             on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
                 rows are left out then. None: the error is raised.
             stage: Read the results of this stage, as far as they are there; see `keep` of `Stage`. None: the last one.
@@ -134,7 +142,7 @@ class AsyncJobResults(ABC):
         """
         kind = paging.ARROW_STREAM if content_type == "arrow" else paging.JSON_LINES
         state: JobState | None = None
-        found = paging.pages(self._transport, f"{self._path}/results", kind, on_damage, stage)
+        found = paging.pages(self._transport, f"{self._path}/results", kind, on_damage, stage, follow=follow)
         async with aclosing(found) as all_pages:
             async for page in all_pages:
                 state = page.state
@@ -145,11 +153,12 @@ class AsyncJobResults(ABC):
                 raise_unless_completed(status)
 
     async def tables(
-        self, *, on_damage: OnDamage | None = None, stage: str | None = None
+        self, *, follow: bool = True, on_damage: OnDamage | None = None, stage: str | None = None
     ) -> AsyncGenerator[pa.Table, None]:
         """Read the results as Arrow tables, one per page, in input order; otherwise like `results`.
 
         Args:
+            follow: Whether to wait for more rows until the job has ended. False: only the rows that are there now.
             on_damage: Called with the error, `DamagedData` or `NotFound`, of each part that is damaged or missing; its
                 rows are left out then. None: the error is raised.
             stage: Read the results of this stage, as far as they are there; see `keep` of `Stage`. None: the last one.
@@ -160,7 +169,7 @@ class AsyncJobResults(ABC):
         Raises:
             JobFailed: The job failed; raised after the rows that it has.
         """
-        async with aclosing(self.pages("arrow", on_damage=on_damage, stage=stage)) as all_pages:
+        async with aclosing(self.pages("arrow", follow=follow, on_damage=on_damage, stage=stage)) as all_pages:
             async for page in all_pages:
                 if (table := page.table()).num_columns:
                     yield table

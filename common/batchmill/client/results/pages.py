@@ -74,19 +74,21 @@ async def pages(
     content_type: str,
     on_damage: OnDamage | None = None,
     stage: str | None = None,
+    *,
+    follow: bool = True,
 ) -> AsyncGenerator[ResultPage, None]:
     """Yield all pages of the results at `path`, waiting for rows until the job has ended.
 
     on_damage: called with the error of each part that is damaged or missing, which is left out then.
-    stage: whose results they are; None: the last one's.
+    stage: whose results they are; None: the last one's. follow: whether to wait; False: only what is there.
     """
-    query = {} if stage is None else {"stage": stage}
+    query = {"wait_s": str(LONG_POLL_S if follow else 0)} | ({} if stage is None else {"stage": stage})
     pending = asyncio.create_task(_fetch(transport, path, content_type, query, on_damage))
     try:
         is_last = False
         while not is_last:
             page = await pending
-            is_last = page.is_last
+            is_last = page.is_last or not (follow or page.rows)
             if not is_last:
                 query = query | {"cursor": page.next_cursor}
                 pending = asyncio.create_task(_fetch(transport, path, content_type, query, on_damage))
@@ -101,7 +103,7 @@ async def _fetch(
 ) -> ResultPage:
     while True:
         try:
-            return await one_page(transport, path, content_type, {"wait_s": str(LONG_POLL_S), **query})
+            return await one_page(transport, path, content_type, query)
         except (DamagedData, NotFound) as error:
             cursor = error.details.get("next_cursor")
             if on_damage is None or cursor is None:

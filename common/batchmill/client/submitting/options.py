@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from batchmill.client.submitting.stage import Stage
     from batchmill.jobs.job import BatchPolicy, RetryPolicy
     from batchmill.jobs.sink import SinkSpec
+    from batchmill.jobs.streams.source import StreamSource
     from batchmill.jobs.webhooks.spec import WebhookSpec
 
 F = TypeVar("F", bound="Callable[..., Any]")
@@ -26,7 +27,8 @@ class JobOptions(TypedDict, total=False):
 
     Args:
         source: A file, folder or glob, several of them, or `{"path": …, "format": …, …}` with the fields of
-            `FileSource`. The service reads them; relative paths start at the current folder.
+            `FileSource`. The service reads them; relative paths start at the current folder. Or a stream, of which the
+            job has no end: `RedisStream("events")`.
         params: The operator's parameters.
         stages: Instead of an operator: the stages that the rows pass through, as `Stage` or as dicts with the fields of
             `StageForm`.
@@ -58,7 +60,7 @@ class JobOptions(TypedDict, total=False):
         idempotency_key: Submitting again with the same key returns the existing job.
     """
 
-    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, Any] | None
+    source: str | os.PathLike[str] | Sequence[str | os.PathLike[str]] | Mapping[str, Any] | StreamSource | None
     params: Mapping[str, Any] | None
     stages: Sequence[Stage | Mapping[str, Any]] | None
     output: str | os.PathLike[str] | Mapping[str, Any] | None

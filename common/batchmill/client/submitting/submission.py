@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -25,6 +25,7 @@ from batchmill.jobs.files import FileSource, OutputSpec, UploadSource
 from batchmill.jobs.job import JobForm, JobRequest
 from batchmill.jobs.sink import TABLE_PATTERN, SinkSpec
 from batchmill.jobs.status import CheckedJob, JobStatus
+from batchmill.jobs.streams.source import STREAMS, StreamSource
 from batchmill.wording import fault_of
 
 if TYPE_CHECKING:
@@ -54,7 +55,7 @@ def make_spec(operator: str | None, options: JobOptions) -> JobForm:
                 **given,
                 "operator": operator,
                 "stages": _stages(options.get("stages")),
-                "source": None if options.get("source") is None else file_source(options["source"]),
+                "source": None if options.get("source") is None else job_source(options["source"]),
                 "output": output_spec(options.get("output")),
                 "sink": sink_spec(options.get("sink")),
                 "webhooks": _webhooks(options.get("webhooks")),
@@ -124,8 +125,26 @@ def _in_future(moment: datetime) -> float:
     return moment.timestamp()
 
 
+def job_source(source: Any) -> FileSource | StreamSource:
+    """Check a source as users write it: files, or a stream, which has a kind. Raises `InvalidSource`."""
+    if isinstance(source, StreamSource):
+        return source
+    if not (isinstance(source, dict) and "kind" in source):
+        return file_source(source)
+    known = {get_args(kind.model_fields["kind"].annotation)[0]: kind for kind in STREAMS}
+    kind = known.get(source["kind"])
+    if kind is None:
+        raise InvalidSource(
+            f"source: there is no kind {source['kind']!r:.80}.", hint=f"Known: {', '.join(known)}.", field="source.kind"
+        )
+    try:
+        return kind.model_validate(source)
+    except ValidationError as error:
+        raise _invalid(InvalidSource, "source: ", error) from error
+
+
 def file_source(source: Any) -> FileSource:
-    """Check a source as users write it, with absolute paths. Raises `InvalidSource`."""
+    """Check files as users name them, with absolute paths. Raises `InvalidSource`."""
     fields = dict(source) if isinstance(source, dict) else {"path": source}
     try:
         fields["path"] = _absolute_paths(fields.get("path"), InvalidSource)

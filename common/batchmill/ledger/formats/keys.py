@@ -49,6 +49,10 @@ class Keys:
         """Sorted set: the ids of jobs that have not ended, scored by when they were submitted (ms)."""
         return f"{self.prefix}jobs:live"
 
+    def streams(self) -> str:
+        """Sorted set: the ids of jobs that read streams and have not ended, scored by when they were submitted (ms)."""
+        return f"{self.prefix}jobs:streams"
+
     def index(self) -> str:
         """What the keys of the indexes begin with; see `_indexes.lua` for the rest of them."""
         return f"{self.prefix}index:"
@@ -184,6 +188,30 @@ class Keys:
     def tenant_live_jobs(self, tenant: str) -> str:
         """Sorted set: the ids of a tenant's jobs that have not ended, scored by when they were submitted (ms)."""
         return f"{self.prefix}tenant:{tenant}:live"
+
+    def pushed(self, tenant: str, name: str) -> str:
+        """Stream: rows that were sent to a stream of a tenant and are not settled, see `push.lua`."""
+        return f"{self.prefix}pushed:{{{tenant}|{name}}}"
+
+    def pushed_state(self, tenant: str, name: str) -> str:
+        """Hash: how many rows were ever sent to it, and the bytes that it holds."""
+        return f"{self.pushed(tenant, name)}:state"
+
+    def producers(self, tenant: str, name: str) -> str:
+        """Hash: who sends rows to it, to the last number of theirs."""
+        return f"{self.pushed(tenant, name)}:producers"
+
+    def producers_used(self, tenant: str, name: str) -> str:
+        """Sorted set: the same producers, scored by when they sent last (ms)."""
+        return f"{self.pushed(tenant, name)}:producers:used"
+
+    def tenant_streams(self, tenant: str) -> str:
+        """Hash: the streams to which rows of a tenant were sent, to the bytes that they hold."""
+        return f"{self.prefix}tenant:{tenant}:streams"
+
+    def pushed_streams(self) -> str:
+        """Set: "tenant stream" of all of them."""
+        return f"{self.prefix}pushed:streams"
 
     def tenant_uploads(self, tenant: str) -> str:
         """Hash: a tenant's open upload to the bytes of its parts."""

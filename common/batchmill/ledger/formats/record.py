@@ -37,6 +37,7 @@ class StageRecord:
     planned: bool = False  # whether the end of its input was reached
     rows_total: int | None = None
     rows_exact: bool = False
+    lag: int | None = None  # rows that a stream has and that are not planned; None: not known, or no stream
     rows_planned: int = 0
     rows_done: int = 0
     rows_dead: int = 0
@@ -132,6 +133,8 @@ class JobRecord:
     stalled: str = ""  # why its last attempt could not use storage; "" once rows were stored since
     paused_for: str = ""  # what a user has to do before it can be resumed
     must_resume: bool = False  # whether what that job left is still to be taken over
+    stream_away: str = ""  # why the source of its stream cannot be asked
+    savepoint: str = ""  # how far a stream was planned when the job was drained, as `StreamOffsets`; "": it was not
     plannings: int = 0  # how often the planner has begun with it and was not through
     tenant: str = DEFAULT_TENANT
     budget_nano: int | None = None  # in billionths of the currency's unit, as are all costs

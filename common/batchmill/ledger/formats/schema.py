@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from batchmill.errors import InvalidSettings
 
-SCHEMA = 6
+SCHEMA = 7
 """Goes up when scripts or blobs are written as the version before would misread, or the other way round."""
 
 

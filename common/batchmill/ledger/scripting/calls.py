@@ -599,6 +599,50 @@ def deregister(
     return bool(reply)
 
 
+class DrainAnswer(StrEnum):
+    """What `drain.lua` answers."""
+
+    OK = "ok"
+    NO_JOB = "no job"
+    REFUSED = "refused"
+
+
+class DrainReply(NamedTuple):
+    """What `drain.lua` replies."""
+
+    answer: DrainAnswer
+    state: JobState | None
+
+
+def drain(
+    store: Store,
+    *,
+    job_id: str,
+    stage: int,
+) -> DrainReply:
+    """Let a job over a stream end after what is planned: no more of the stream is."""
+    keys = store.keys
+    reply = store.run(
+        "drain",
+        [
+            keys.job(job_id),
+            keys.index(),
+            keys.stage(job_id, stage),
+            keys.job_log(job_id),
+        ],
+        [
+            store.now_ms,
+            job_id,
+            stage,
+            keys.events(),
+        ],
+    )
+    return DrainReply(
+        DrainAnswer(reply[0].decode()),
+        JobState(reply[1].decode()) if reply[1] else None,
+    )
+
+
 def drop_upload(
     store: Store,
     *,
@@ -910,6 +954,7 @@ def finish(
             keys.clock_seen(),
             keys.between_stages(),
             keys.announcements(),
+            keys.streams(),
             *(
                 part
                 for item in stages
@@ -1255,6 +1300,45 @@ def note(
     return int(reply)
 
 
+class NoteStreamAnswer(StrEnum):
+    """What `note_stream.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+    OVER = "over"
+
+
+def note_stream(
+    store: Store,
+    *,
+    stage: int,
+    epoch: int,
+    job_id: str,
+    lag: int | None,
+    away: str | None,
+) -> NoteStreamAnswer:
+    """Note how the stream that a job reads stands."""
+    keys = store.keys
+    reply = store.run(
+        "note_stream",
+        [
+            keys.leader(),
+            keys.job(job_id),
+            keys.index(),
+            keys.stage(job_id, stage),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            job_id,
+            "" if lag is None else lag,
+            "" if away is None else away,
+            keys.events(),
+        ],
+    )
+    return NoteStreamAnswer(reply.decode())
+
+
 class PauseAnswer(StrEnum):
     """What `pause.lua` answers."""
 
@@ -1391,6 +1475,71 @@ def profile(
         ],
     )
     return int(reply)
+
+
+class PushAnswer(StrEnum):
+    """What `push.lua` answers."""
+
+    OK = "ok"
+    KNOWN = "known"
+    FULL = "full"
+    TOO_MANY = "too many"
+
+
+class PushReply(NamedTuple):
+    """What `push.lua` replies."""
+
+    answer: PushAnswer
+    offset: str
+    held: int
+
+
+def push(
+    store: Store,
+    *,
+    tenant: str,
+    name: str,
+    rows: int,
+    nbytes: int,
+    data: bytes | None,
+    blob: str | None,
+    producer: str | None,
+    sequence: int,
+    max_streams: int,
+    max_bytes: int,
+) -> PushReply:
+    """Add rows that were sent to a stream."""
+    keys = store.keys
+    reply = store.run(
+        "push",
+        [
+            keys.pushed(tenant, name),
+            keys.pushed_state(tenant, name),
+            keys.producers(tenant, name),
+            keys.producers_used(tenant, name),
+            keys.tenant_streams(tenant),
+            keys.pushed_streams(),
+        ],
+        [
+            store.now_ms,
+            tenant,
+            name,
+            rows,
+            nbytes,
+            "" if data is None else data,
+            "" if blob is None else blob,
+            "" if producer is None else producer,
+            sequence,
+            max_streams,
+            max_bytes,
+            keys.events(),
+        ],
+    )
+    return PushReply(
+        PushAnswer(reply[0].decode()),
+        reply[1].decode(),
+        int(reply[2]),
+    )
 
 
 class PushCallAnswer(StrEnum):
@@ -2125,6 +2274,7 @@ def submit(
     priority: int,
     deadline_ms: int | None,
     ends_at_commit: bool,
+    reads_stream: bool,
     any_version: bool,
     announces: str | None,
     stages: Sequence[NewStage],
@@ -2143,6 +2293,7 @@ def submit(
             keys.uploads(),
             keys.tenant_jobs(tenant),
             keys.tenant_live_jobs(tenant),
+            keys.streams(),
             keys.schema(),
             *(
                 part
@@ -2174,6 +2325,7 @@ def submit(
             priority,
             "" if deadline_ms is None else deadline_ms,
             int(ends_at_commit),
+            int(reads_stream),
             int(any_version),
             "" if announces is None else announces,
             keys.events(),
@@ -2227,6 +2379,44 @@ def take_request(
             taken,
             returned,
             hold_ms,
+        ],
+    )
+    return int(reply)
+
+
+class PushedEntry(NamedTuple):
+    """An item of the list that `trim_pushed.lua` takes."""
+
+    offset: str
+    nbytes: int
+
+
+def trim_pushed(
+    store: Store,
+    *,
+    tenant: str,
+    name: str,
+    entries: Sequence[PushedEntry],
+) -> int:
+    """Delete the oldest rows of a stream that were sent to it."""
+    keys = store.keys
+    reply = store.run(
+        "trim_pushed",
+        [
+            keys.pushed(tenant, name),
+            keys.pushed_state(tenant, name),
+            keys.tenant_streams(tenant),
+        ],
+        [
+            name,
+            *(
+                part
+                for item in entries
+                for part in (
+                    item.offset,
+                    item.nbytes,
+                )
+            ),
         ],
     )
     return int(reply)

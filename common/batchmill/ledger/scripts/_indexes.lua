@@ -181,14 +181,14 @@ end
 -- found: state, created and priority of the job, the generation of the sums, and the pools of its stages before this one.
 local function index_stage(index, job, job_id, number, found, now)
   local stage, member = job .. ':stage:' .. number, stage_key(job_id, number)
-  local worked_for, turn, planned, live, queued, running, since, before, total, in_plan, done, dead, counted, cursor, joins =
+  local worked_for, turn, planned, live, queued, running, since, before, total, in_plan, done, dead, counted, cursor, joins, lag =
     unpack(redis.call('HMGET', stage, 'worked_for', 'turn', 'planned', 'shards_live', 'shards_queued', 'shards_running',
       'last_queued_at', 'indexed', 'rows_total', 'rows_planned', 'rows_done', 'rows_dead', 'counted', 'cursor',
-      'joins'))
+      'joins', 'lag'))
   live, queued, running = tonumber(live or '0'), tonumber(queued or '0'), tonumber(running or '0')
   done, dead = tonumber(done or '0'), tonumber(dead or '0')
   local pool, may_run, in_flight = string.match(worked_for, '^%S+'), takes_shards(found.state), queued + running
-  local left = math.max(tonumber(total or '0'), tonumber(in_plan or '0')) - done - dead
+  local left = math.max(tonumber(total or '0'), tonumber(in_plan or '0')) - done - dead + tonumber(lag or '0')
   local waiting = live > in_flight and redis.call('ZCARD', job .. ':waiting:' .. number) or 0
   local plan, ready, later, starved
   local is_blocked, frees = index_buffer(job, stage, number, in_flight)

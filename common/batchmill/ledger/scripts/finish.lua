@@ -9,6 +9,7 @@
 -- @key clock_seen
 -- @key between_stages
 -- @key announcements
+-- @key streams
 -- @arg now: clock
 -- @arg epoch: int
 -- @arg job_id: text
@@ -41,6 +42,7 @@ for _, one in ipairs(stages) do
   if args.state == 'completed' and not is_settled(one.keys.stage) then return answer.busy end
 end
 end_job(keys, state, args.state, args.job_id, now)
+redis.call('ZREM', keys.streams, args.job_id)
 for _, one in ipairs(stages) do end_stage(one.keys) end
 if args.state == 'completed' and #stages > 1 then redis.call('ZADD', keys.between_stages, now, args.job_id) end
 for _, item in ipairs(live) do

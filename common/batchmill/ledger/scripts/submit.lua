@@ -12,6 +12,7 @@
 -- @key uploads
 -- @key tenant_jobs
 -- @key tenant_live_jobs
+-- @key streams
 -- @key schema
 -- @arg now: clock
 -- @arg schema: int  of the data formats that the caller writes
@@ -30,6 +31,7 @@
 -- @arg priority: int
 -- @arg deadline_ms: int?
 -- @arg ends_at_commit: flag  nothing is to be closed or deleted at its end
+-- @arg reads_stream: flag  its source has no end
 -- @arg any_version: flag  its stages are bound to no version of their operators
 -- @arg announces: text?  it has webhooks: "ends", and the numbers of failed rows that they report: "ends 10 500"
 -- @arg channel: channel
@@ -63,6 +65,8 @@
 --              ends_at_commit (1: its last commit ends it; no checkpoint was stored), tenant, live_in (key), stage_count, priority,
 --              deadline_ms, indexed, counted, inline_bytes, budget_nano, cost_nano, noted, paused_for,
 --              announces, dead_announced (failed rows that were counted for it)
+--              savepoint (of a drained job over a stream: the cursor of its first stage), stream_away (why its source
+--              cannot be asked)
 -- stage        hash: joins (1: it runs with the stage before it, and has the same shards), operator_version, revision (version and code, from the first claim), any_version (1: of several versions), worked_for ("pool operator"), turn, indexed, counted, cursor, planned (1: its input's end was reached),
 --              rows_total, rows_exact, rows_planned, rows_done, rows_dead, rows_timed, rows_cached,
 --              prompt_tokens, cached_tokens, generated_tokens (of the results of language models),
@@ -71,7 +75,8 @@
 --              rows_filtered (of those done, without a result), and of a stage that is not the last: buffer_bytes, rows_out
 --              and bytes_out (committed results), bytes_freed (of those that the next stage has settled), freed (how far
 --              its parts are freed, see `encodings.py`), freed_at (settled shards of the next stage by then),
---              last_queued_at (or when the job was resumed), and its cost, in fields as those of cost_tenants, "cost …"
+--              last_queued_at (or when the job was resumed), lag (rows that its stream has and that are not planned), and its cost, in fields as those of cost_tenants, "cost …"
+-- streams      sorted set: jobs that read streams and have not ended, by when they were submitted
 -- idempotency  string, see `_encodings.lua`; goes with the job: Redis' clock, which may jump, does not end it
 if redis.call('EXISTS', keys.job) == 1 then return {answer.accepted, args.job_id, 0} end  -- asked again: the answer was lost
 local schema = redis.call('GET', keys.schema)
@@ -121,6 +126,7 @@ if args.replay_of then redis.call('HSET', keys.job, 'replay_of', args.replay_of)
 if args.resumed_from then redis.call('HSET', keys.job, 'resumed_from', args.resumed_from, 'must_resume', 1) end
 redis.call('ZADD', keys.jobs, now, args.job_id)
 redis.call('ZADD', keys.live_jobs, now, args.job_id)
+if args.reads_stream then redis.call('ZADD', keys.streams, now, args.job_id) end
 redis.call('ZADD', keys.tenant_jobs, now, args.job_id)
 redis.call('ZADD', keys.tenant_live_jobs, now, args.job_id)
 if keys.idempotency then

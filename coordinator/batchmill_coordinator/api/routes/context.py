@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from fastapi import Depends, Request, Response
 
-from batchmill.errors import ModelNotFound, UnknownOperator, did_you_mean
+from batchmill.errors import Conflict, ModelNotFound, UnknownOperator, did_you_mean
 from batchmill.jobs.job import JobState
 from batchmill.jobs.sink import RESERVED_OPERATORS
 from batchmill.jobs.stages import last_stage, stage_called, stages_of
@@ -23,7 +23,6 @@ from batchmill_coordinator.roles.cache_sweep import clear_row_cache
 from batchmill_coordinator.status.job_log_page import page_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
     from pydantic import BaseModel
@@ -39,11 +38,11 @@ if TYPE_CHECKING:
     from batchmill.jobs.search import SearchRequest, SearchResult
     from batchmill.jobs.shard import ShardId
     from batchmill.jobs.status import CheckedJob, JobCost, JobStatus
-    from batchmill.jobs.webhooks.delivery import WebhookDelivery
     from batchmill.ledger import JobRecord
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
     from batchmill.storage.served_models import ServedModel, ServedModels
+    from batchmill_coordinator.admission.pushes import Pushes
     from batchmill_coordinator.api.pool import RequestPool
     from batchmill_coordinator.api.tenants import Access
     from batchmill_coordinator.batches.batches import Batches
@@ -56,6 +55,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
     from batchmill_coordinator.results.pages import ResultPage
     from batchmill_coordinator.service import Service
+    from batchmill_coordinator.webhooks.deliveries import Deliveries
 
 
 class Context:
@@ -77,6 +77,11 @@ class Context:
     def max_part_bytes(self) -> int:
         """The largest part of an upload."""
         return self._service.settings.max_part_bytes
+
+    @property
+    def pushes(self) -> Pushes:
+        """The streams of all tenants; a route names that of the request."""
+        return self._service.pushes
 
     def job(self, job_id: str) -> JobRecord:
         """Return a job's record."""
@@ -162,6 +167,14 @@ class Context:
         self._ledger.jobs.resume(self.job(job_id).id, budget, any_version=any_version)
         return self.status(job_id)
 
+    def drain(self, job_id: str) -> JobStatus:
+        """Drain a job over a stream. Raises `Conflict` for another job, or one that is stopping or has ended."""
+        job = self.job(job_id)
+        if job.spec.stream is None:
+            raise Conflict(f"job {job_id} reads no stream: it ends by itself.", job=job_id)
+        self._ledger.jobs.drain(job.id)
+        return self.status(job_id)
+
     def delete(self, job_id: str) -> None:
         """Delete an ended job. Raises `Conflict`, or `StorageError`: then it is tried again."""
         self._service.delete(self._find(job_id).id)
@@ -240,13 +253,10 @@ class Context:
         """The batches of all tenants; routes name their own."""
         return self._service.batches
 
-    def deliveries(self, limit: int, after: str | None) -> tuple[list[WebhookDelivery], str | None]:
-        """Return the messages of the tenant's webhooks, the newest first, and where the next page begins."""
-        return self._service.deliveries.page(self.access.tenant, limit, after)
-
-    def send_again(self, delivery_id: str) -> WebhookDelivery:
-        """Have a message sent again. Raises `NotFound`."""
-        return self._service.deliveries.send_again(delivery_id, self.access.may_see)
+    @property
+    def deliveries(self) -> Deliveries:
+        """The messages of the webhooks of all tenants; routes name their own."""
+        return self._service.deliveries
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that are present, each with the attempts it runs of jobs that this request may see."""
@@ -374,8 +384,7 @@ class Context:
         )
 
     def _visible(self, job_ids: set[str]) -> set[str]:
-        records: Sequence[JobRecord] = self._ledger.jobs.read_many(sorted(job_ids))
-        return {record.id for record in records if self.access.may_see(record.tenant)}
+        return {one.id for one in self._ledger.jobs.read_many(sorted(job_ids)) if self.access.may_see(one.tenant)}
 
 
 async def _context(request: Request) -> Context:

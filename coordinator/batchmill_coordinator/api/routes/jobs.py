@@ -96,6 +96,12 @@ def resume(context: CurrentContext, job_id: str, budget: NewBudget = None, any_v
     return json_response(context.resume(job_id, budget, any_version=any_version))
 
 
+@router.post("/jobs/{job_id}/drain", response_model=JobStatus, responses=raises(NotFound, Conflict))
+def drain(context: CurrentContext, job_id: str) -> Response:
+    """Let a job over a stream end after the rows that are planned. With `start`, another job begins there."""
+    return json_response(context.drain(job_id))
+
+
 @router.post(
     "/jobs/{job_id}/rerun",
     status_code=201,

@@ -30,11 +30,11 @@ def list_deliveries(
     after: Annotated[str | None, Query(max_length=64)] = None,
 ) -> Response:
     """List the messages about the tenant's jobs that are to be sent, or were sent in the last hour, or given up."""
-    found, following = context.deliveries(limit, after)
+    found, following = context.deliveries.page(context.access.tenant, limit, after)
     return json_response(DeliveryList(deliveries=found, next=following))
 
 
 @router.post("/webhooks/deliveries/{delivery_id}/replay", response_model=WebhookDelivery, responses=raises(NotFound))
 def replay(context: CurrentContext, delivery_id: str) -> Response:
     """Send a message again, under its id, whether it was delivered or given up."""
-    return json_response(context.send_again(delivery_id))
+    return json_response(context.deliveries.send_again(delivery_id, context.access.may_see))

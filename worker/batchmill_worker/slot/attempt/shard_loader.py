@@ -159,6 +159,8 @@ class ShardLoader:
             lineage = lineage_of(found.table).slice(shard.skip, shard.rows)
             needed = [*required, *(stage.carry or ())]
             found = replace(found, table=_with_columns(without_lineage(found.table), needed))
+        elif files.spec.stream is not None:
+            found = replace(found, table=_with_columns(found.table, [*required, *(stage.carry or ())]))
         if stage.gathers:
             found = replace(found, table=null_where_one_is(found.table, required))
         table = found.table.slice(shard.skip, shard.rows)

@@ -1,0 +1,123 @@
+"""Sources without an end: what a job reads from a stream, and how it is cut into shards."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import ConfigDict, Field
+
+from batchmill.durations import Span
+from batchmill.jobs.frozen import Frozen, Name
+
+MAX_AGE_S = 0.05
+"""How long a row waits for others of its shard while no slot is free."""
+
+STREAM_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}$"
+StreamName = Annotated[str, Field(pattern=STREAM_PATTERN)]
+PUSH_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
+
+
+class StreamSource(Frozen):
+    """What all sources without an end have in common.
+
+    A shard is planned as soon as a slot is free for it; while none is, when it has `max_rows` rows, or as many bytes as
+    a shard may have, or when its first row has waited for `max_age_s`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", populate_by_name=True, serialize_by_alias=True)
+
+    types: dict[str, str] | None = Field(default=None, alias="schema")
+    """Arrow types of columns. A row with a value of another type fails; other columns have the type of their values."""
+    time: Name | None = None
+    """The column with the time of an event: ISO 8601, or seconds or milliseconds since the epoch. None: its arrival."""
+    idle_s: Annotated[float, Span(gt=0)] = 30.0
+    """A partition without rows for this long does not hold the watermark back."""
+    start: str = Field(default="first", min_length=1, max_length=64)
+    """`first`: with the oldest row that is there; `new`: with what comes after the job is accepted; or the id of a job
+    that was drained: behind what that one has read."""
+    max_rows: int = Field(default=10_000, ge=1, le=1_000_000)
+    """Most rows of a shard."""
+    max_age_s: Annotated[float, Span(ge=0, le=3600)] = MAX_AGE_S
+    """How long a row waits for others while no slot is free."""
+    keep_results_s: Annotated[float, Span(ge=60)] = 24 * 3600.0
+    """How long results and dead letters are kept, from when their shard is settled."""
+    keep_results_bytes: int = Field(default=1024**3, ge=1024**2)
+    """Most bytes of results that are kept; the oldest are deleted first."""
+    tenant: Name | None = None
+    """Whose stream it is: set by the service."""
+    offsets: str = ""
+    """Where it begins, as `StreamOffsets` writes it: set by the service."""
+
+    @property
+    def title(self) -> str:
+        """Name it for people."""
+        raise NotImplementedError
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What jobs that read the same stream have in common."""
+        raise NotImplementedError
+
+    @property
+    def trims(self) -> bool:
+        """Whether rows may be deleted at the source once they are settled."""
+        return True
+
+
+class RedisStream(StreamSource):
+    """A stream of Redis or Valkey, to which other programs add entries with XADD; an entry is a row."""
+
+    kind: Literal["redis"] = "redis"
+    """What it is, where it is written as JSON or TOML."""
+    stream: StreamName
+    """Its key in the server that `BATCHMILL_STREAMS_URL` names; of a tenant, behind `TENANT:`."""
+    json_field: Name | None = None
+    """The field of an entry that has the row as a JSON object. None: each field is a column of text."""
+    trim: bool = True
+    """Whether entries are deleted when their rows are settled, by all jobs that read the stream."""
+
+    def __init__(self, stream: str = "", **fields: Any) -> None:
+        super().__init__(stream=stream, **fields)
+
+    @property
+    def title(self) -> str:
+        """Name it for people."""
+        return f"the Redis stream {self.stream!r}"
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What jobs that read the same stream have in common."""
+        return (self.kind, self.tenant or "", self.stream)
+
+    @property
+    def trims(self) -> bool:
+        """Whether entries may be deleted."""
+        return self.trim
+
+
+class Push(StreamSource):
+    """Rows that are sent to `POST /v1/streams/NAME`, or with `client.push`."""
+
+    kind: Literal["push"] = "push"
+    """What it is, where it is written as JSON or TOML."""
+    stream: Annotated[str, Field(pattern=PUSH_PATTERN)]
+    """Its name, of the tenant's own."""
+
+    def __init__(self, stream: str = "", **fields: Any) -> None:
+        super().__init__(stream=stream, **fields)
+
+    @property
+    def title(self) -> str:
+        """Name it for people."""
+        return f"the stream {self.stream!r}"
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What jobs that read the same stream have in common."""
+        return (self.kind, self.tenant or "", self.stream)
+
+
+AnyStream = RedisStream | Push
+
+STREAMS: tuple[type[StreamSource], ...] = (RedisStream, Push)
+"""Every kind of stream."""

@@ -1,0 +1,1 @@
+"""Reading streams: sources without an end, cut by offsets and read again by offsets."""

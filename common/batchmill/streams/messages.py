@@ -1,0 +1,176 @@
+"""Messages of a stream as rows: JSON objects, or fields of text. A message that is no row is a bad row. Pure."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+
+from batchmill.columns import array_of
+from batchmill.sources.base import BadRow, RowsRead
+from batchmill.sources.formats.json_format import JsonLinesFormat
+from batchmill.streams.base import BAD_MESSAGE, LOST_MESSAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from batchmill.streams.base import Message
+
+SHOWN_BYTES = 1000
+MILLISECONDS_FROM = 1e11  # a larger number is one of milliseconds: as seconds it would be the year 5138
+MAX_TIME_MS = 253_402_300_799_999  # the end of the year 9999
+
+
+def rows_of(messages: Sequence[Message], types: Mapping[str, pa.DataType], where: str) -> RowsRead:
+    """Make a table of messages, with a row for each. types: given types of columns. where: the stream, for people.
+
+    Without a given type, a column has the type of its values among these messages; one that no row has is left out.
+    """
+    if not any(isinstance(one.row, bytes) for one in messages):
+        return _checked(messages, [one.row for one in messages], {}, types, where)
+    lines = [one.row.replace(b"\n", b" ") if isinstance(one.row, bytes) else b"" for one in messages]
+    fast = _parse_together(lines, types)
+    if fast is not None:
+        return RowsRead(fast)
+    rows: list[Any] = []
+    problems: dict[int, str] = {}
+    for place, line in enumerate(lines):
+        row, problem = _object(line)
+        rows.append(row)
+        if problem:
+            problems[place] = problem
+    return _checked(messages, rows, problems, types, where)
+
+
+def _parse_together(lines: Sequence[bytes], types: Mapping[str, pa.DataType]) -> pa.Table | None:
+    """Parse JSON objects at once; None if any of them is wrong, or unlike the others."""
+    if not all(line.lstrip().startswith(b"{") for line in lines):
+        return None
+    data, json_lines = pa.py_buffer(b"\n".join(lines)), JsonLinesFormat(given=types)
+    try:
+        schema = json_lines.final_schema(json_lines.infer(data, len(lines)))
+        return json_lines.parse(data, len(lines), schema)
+    except ValueError:
+        return None
+
+
+def _object(line: bytes) -> tuple[dict[str, Any], str]:
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError) as error:
+        return {}, f"it is no JSON object: {error}"
+    if not isinstance(found, dict):
+        return {}, f"expected a JSON object, got {type(found).__name__}"
+    return found, ""
+
+
+def _checked(
+    messages: Sequence[Message],
+    rows: Sequence[Any],
+    problems: dict[int, str],
+    types: Mapping[str, pa.DataType],
+    where: str,
+) -> RowsRead:
+    """Make a table of rows, column by column. A value that does not fit its type, or the first value, is at fault."""
+    names = dict.fromkeys([*(name for row in rows for name in row), *types])
+    columns = {}
+    for name in names:
+        values = [None if place in problems else row.get(name) for place, row in enumerate(rows)]
+        columns[name], faults = column_of(name, values, types.get(name))
+        problems |= {place: text for place, text in faults.items() if place not in problems}
+    bad = [
+        BadRow(place, f"{where}, message {messages[place].offset}", 0, _shown(messages[place]), reason, BAD_MESSAGE)
+        for place, reason in sorted(problems.items())
+    ]
+    table = pa.table(columns) if columns else pa.table({"message": pa.nulls(len(rows), pa.string())})
+    return RowsRead(table, tuple(bad))
+
+
+def column_of(name: str, values: list[Any], kind: pa.DataType | None) -> tuple[pa.Array, dict[int, str]]:
+    """Make a column of values; of those that do not fit its type, nulls. Returns also what is wrong with these.
+
+    kind: its type; None: that of the values, or of the first of them.
+    """
+    try:
+        return _array(values, kind), {}
+    except (pa.ArrowException, OverflowError, TypeError, ValueError):
+        pass
+    kept: list[Any] = []
+    faults: dict[int, str] = {}
+    known = kind or _type_of_first(values)
+    for place, value in enumerate(values):
+        try:
+            kept.append(_array([value], known)[0].as_py())
+        except (pa.ArrowException, OverflowError, TypeError, ValueError):
+            kept.append(None)
+            expected = known or "a value"
+            faults[place] = f"column {name!r}: expected {expected}, got {type(value).__name__} {value!r:.80}"
+    return pa.array(kept, known), faults
+
+
+def _array(values: list[Any], kind: pa.DataType | None) -> pa.Array:
+    if kind is None:
+        return array_of(values)
+    if all(value is None or isinstance(value, str) for value in values):
+        return pa.array(values, pa.string()).cast(kind)  # as numbers and times are written
+    return pa.array(values, kind)
+
+
+def _type_of_first(values: Sequence[Any]) -> pa.DataType | None:
+    for value in values:
+        if value is None:
+            continue
+        try:
+            kind: pa.DataType = array_of([value]).type
+        except (pa.ArrowException, OverflowError, TypeError, ValueError):
+            continue
+        return pa.float64() if pa.types.is_integer(kind) and any(isinstance(one, float) for one in values) else kind
+    return pa.null()
+
+
+def _shown(message: Message) -> str:
+    if isinstance(message.row, bytes):
+        return message.row[:SHOWN_BYTES].decode(errors="replace")
+    return json.dumps(dict(message.row))[:SHOWN_BYTES]
+
+
+def with_lost(found: RowsRead, lost: int, where: str) -> RowsRead:
+    """Put rows that their source has deleted before those that were found: a stream is cut at its beginning."""
+    if lost <= 0:
+        return found
+    schema = found.table.schema if len(found.table.schema) else pa.schema([("message", pa.string())])
+    gone = pa.table([pa.nulls(lost, field.type) for field in schema], schema=schema)
+    reason = "it was deleted from the stream before it was read; keep entries for longer, or add workers"
+    bad = [BadRow(place, where, 0, "", reason, LOST_MESSAGE) for place in range(lost)]
+    moved = [BadRow(one.place + lost, one.file, one.line, one.text, one.reason, one.error_type) for one in found.bad]
+    table = pa.concat_tables([gone, found.table]) if found.table.num_rows else gone
+    return RowsRead(table, (*bad, *moved))
+
+
+def event_time_ms(message: Message, column: str | None) -> int | None:
+    """Return the time of an event, milliseconds since the epoch; None if it has none. column: None: its arrival."""
+    if column is None:
+        return message.at_ms
+    row: Any = message.row
+    if isinstance(row, bytes):
+        row, _ = _object(row)
+    return parse_time_ms(row.get(column))
+
+
+def parse_time_ms(value: object) -> int | None:
+    """Read a time: ISO 8601, in UTC unless it has a zone, or a number of seconds or milliseconds since the epoch."""
+    if isinstance(value, str):
+        try:
+            at = datetime.fromisoformat(value)
+        except ValueError:
+            try:
+                value = float(value)
+            except ValueError:
+                return None
+        else:
+            return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_TIME_MS:
+        return None
+    return int(value if value >= MILLISECONDS_FROM else value * 1000)

@@ -1,0 +1,60 @@
+"""Opens the stream that is the source of a job."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, assert_never
+
+from batchmill.clock import SystemClock
+from batchmill.errors import InvalidSource
+from batchmill.jobs.job import DEFAULT_TENANT
+from batchmill.jobs.streams.source import Push, RedisStream
+from batchmill.ledger.scripting.connection import connect
+from batchmill.sources.type_names import types_of
+from batchmill.streams.pushed import PushReader
+from batchmill.streams.redis_stream import RedisStreamReader
+from batchmill.streams.stream_input import StreamInput
+
+if TYPE_CHECKING:
+    import redis
+
+    from batchmill.jobs.streams.source import AnyStream
+    from batchmill.ledger import Ledger
+    from batchmill.sources.base import EndlessSource
+    from batchmill.workspace import Workspace
+
+
+def open_stream(ledger: Ledger, workspace: Workspace, source: AnyStream) -> EndlessSource:
+    """Open a stream, for the planner to cut and for workers to read. Asks the source nothing yet.
+
+    Raises `InvalidSource` for a type that is not known, or a stream that is not the tenant's.
+    """
+    types = types_of(source.types)
+    match source:
+        case RedisStream():
+            client = connected(workspace.streams_url) if workspace.streams_url else ledger.streams.redis
+            key = redis_key(source, ledger.streams.prefix)
+            return StreamInput(source, RedisStreamReader(client, key, source, types), types, SystemClock())
+        case Push():
+            return StreamInput(source, PushReader(ledger.streams, workspace.blobs, source, types), types, SystemClock())
+        case never:
+            assert_never(never)
+
+
+def redis_key(source: RedisStream, ledger_prefix: str) -> str:
+    """Return the key of a Redis stream. Raises `InvalidSource` for one of the service's own keys."""
+    own = source.tenant in (None, DEFAULT_TENANT)
+    key = source.stream if own else f"{source.tenant}:{source.stream}"
+    if ledger_prefix and key.startswith(ledger_prefix):
+        raise InvalidSource(
+            f"{source.title} is one of the service's own keys: they begin with {ledger_prefix!r}.",
+            hint="Give the stream another name.",
+            field="source.stream",
+        )
+    return key
+
+
+@lru_cache(maxsize=4)
+def connected(url: str) -> redis.Redis:
+    """Return the client of a server of streams: one for the process, thread-safe."""
+    return connect(url)

@@ -1,0 +1,195 @@
+"""Streams of Redis and Valkey: read by id, without a consumer group.
+
+The pending list of a group repeats and skips entries when consumers die or messages are claimed; the ledger has the
+offsets anyway. The server counts the entries that were ever added; with the entries that are left, that says how many
+are behind an offset, and how many were deleted before they were read.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import redis
+
+from batchmill.errors import StreamUnavailable
+from batchmill.redis_access.connections import unavailable
+from batchmill.streams.base import Fetched, Head, Message, StreamReader
+from batchmill.streams.messages import event_time_ms, rows_of, with_lost
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping, Sequence
+
+    import pyarrow as pa
+
+    from batchmill.jobs.streams.source import RedisStream
+    from batchmill.sources.base import RowsRead
+
+BEGINNING = "0-0"
+READ_AT_ONCE = 1000
+PARTITION = ""
+"""The only partition of a stream has no name."""
+
+
+class RedisStreamReader(StreamReader):
+    """Reads one stream. key: with the tenant's prefix. types: given types of columns."""
+
+    def __init__(self, client: redis.Redis, key: str, spec: RedisStream, types: Mapping[str, pa.DataType]) -> None:
+        self._redis: Any = client  # replies are bytes here
+        self._key = key
+        self._spec = spec
+        self._types = types
+        self._json_field = None if spec.json_field is None else spec.json_field.encode()
+
+    def partitions(self) -> Sequence[str]:
+        """See `StreamReader`."""
+        return (PARTITION,)
+
+    def head(self, partition: str, *, at_end: bool) -> Head:  # noqa: ARG002  # there is one
+        """See `StreamReader`."""
+        with source_errors(self._spec.title):
+            about = read_info(self._redis, self._key)
+        return Head(about.last, about.added) if at_end else Head(BEGINNING, about.added - about.length)
+
+    def fetch(self, partition: str, after: Head, max_rows: int, max_bytes: int) -> Fetched | None:  # noqa: ARG002  # there is one
+        """See `StreamReader`."""
+        with source_errors(self._spec.title):
+            about = read_info(self._redis, self._key)
+            if not is_behind(about.last, after.offset) or not about.length:
+                return _all_lost(about, after)
+            entries = self._entries(after.offset, "+", max_rows, max_bytes)
+        lost = lost_before(about, after)
+        if not entries:
+            return None
+        times = [at for one in entries if (at := event_time_ms(one, self._spec.time)) is not None]
+        return Fetched(
+            entries[-1].offset,
+            len(entries),
+            sum(one.nbytes for one in entries),
+            after.position + lost + len(entries),
+            max(times, default=None),
+            lost,
+        )
+
+    def read(self, partition: str, after: str, last: str, rows: int) -> RowsRead:  # noqa: ARG002  # there is one
+        """See `StreamReader`."""
+        with source_errors(self._spec.title):
+            entries = self._entries(after, last, rows, None)
+        found = rows_of(entries, self._types, self._spec.title)
+        return with_lost(found, rows - len(entries), self._spec.title)
+
+    def lag(self, partition: str, after: Head) -> int:  # noqa: ARG002  # there is one
+        """See `StreamReader`."""
+        with source_errors(self._spec.title):
+            about = read_info(self._redis, self._key)
+        return max(min(about.added - after.position, about.length), 0) if is_behind(about.last, after.offset) else 0
+
+    def wait(self, offsets: Mapping[str, str], timeout_s: float) -> bool:
+        """See `StreamReader`."""
+        with source_errors(self._spec.title):
+            return wait_for_entry(self._redis, self._key, offsets[PARTITION], timeout_s)
+
+    def settle(self, settled: Sequence[Mapping[str, str]]) -> None:
+        """Delete the entries that no job needs."""
+        if all(PARTITION in one for one in settled):
+            with source_errors(self._spec.title):
+                trim(self._redis, self._key, min((one[PARTITION] for one in settled), key=parse_id))
+
+    def _entries(self, after: str, last: str, max_rows: int, max_bytes: int | None) -> list[Message]:
+        found: list[Message] = []
+        left = max_rows
+        while left > 0 and (max_bytes is None or max_bytes > 0):
+            step = min(left, READ_AT_ONCE)
+            some = [self._message(*one) for one in self._redis.xrange(self._key, f"({after}", last, count=step)]
+            for one in some:
+                found.append(one)
+                max_bytes = None if max_bytes is None else max_bytes - one.nbytes
+                if max_bytes is not None and max_bytes <= 0:
+                    return found
+            if len(some) < step:
+                break
+            after, left = some[-1].offset, left - step
+        return found
+
+    def _message(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Message:
+        offset = entry_id.decode()
+        at_ms = int(offset.partition("-")[0])
+        if self._json_field is not None:
+            return Message(offset, fields.get(self._json_field, b""), at_ms)
+        return Message(offset, {name.decode(errors="replace"): _text(value) for name, value in fields.items()}, at_ms)
+
+
+class StreamInfo:
+    """What the server knows of a stream. One that is not there is empty."""
+
+    def __init__(self, found: Mapping[str, Any]) -> None:
+        self.length: int = found.get("length", 0)
+        self.added: int = found.get("entries-added", self.length)
+        self.last = _text(found.get("last-generated-id", BEGINNING))
+        first = found.get("first-entry")
+        self.first = _text(first[0]) if first else None
+
+
+def read_info(client: Any, key: str) -> StreamInfo:
+    """Read what the server knows of a stream."""
+    try:
+        return StreamInfo(client.xinfo_stream(key))
+    except redis.ResponseError as error:
+        if "no such key" in str(error):
+            return StreamInfo({})
+        raise
+
+
+def is_behind(offset: str, other: str) -> bool:
+    """Return whether an id is behind another one."""
+    return parse_id(offset) > parse_id(other)
+
+
+def parse_id(offset: str) -> tuple[int, int]:
+    """Parse the id of an entry: milliseconds and a number."""
+    at_ms, _, number = offset.partition("-")
+    return int(at_ms), int(number or 0)
+
+
+def lost_before(about: StreamInfo, after: Head) -> int:
+    """Return how many entries behind an offset were deleted: if any, they were the oldest, so all that are left are."""
+    if about.first is None or not is_behind(about.first, after.offset):
+        return 0
+    return max(about.added - about.length - after.position, 0)
+
+
+def _all_lost(about: StreamInfo, after: Head) -> Fetched | None:
+    """Return that all entries behind an offset were deleted, if that is so."""
+    lost = about.added - after.position
+    if about.length or lost <= 0 or not is_behind(about.last, after.offset):
+        return None
+    return Fetched(about.last, 0, 0, about.added, None, lost)
+
+
+def wait_for_entry(client: Any, key: str, after: str, timeout_s: float) -> bool:
+    """Wait until a stream has an entry behind an id; return whether it has."""
+    return bool(client.xread({key: after}, count=1, block=max(int(timeout_s * 1000), 1)))
+
+
+def trim(client: Any, key: str, settled: str) -> None:
+    """Delete the entries up to an id, and that of it."""
+    at_ms, number = parse_id(settled)
+    client.xtrim(key, minid=f"{at_ms}-{number + 1}", approximate=False)
+
+
+@contextmanager
+def source_errors(title: str) -> Iterator[None]:
+    """Raise Redis' errors as `StreamUnavailable`: the stream is away, and the same works later."""
+    try:
+        yield
+    except redis.RedisError as error:
+        known = unavailable(error)
+        reason = str(error) if known is None else known.message
+        raise StreamUnavailable(
+            f"{title} cannot be read: {reason}",
+            hint="Check that the server runs that BATCHMILL_STREAMS_URL names, and that the key is a stream.",
+        ) from error
+
+
+def _text(value: Any) -> str:
+    return value.decode(errors="replace") if isinstance(value, bytes) else str(value)

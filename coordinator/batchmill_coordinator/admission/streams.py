@@ -1,0 +1,87 @@
+"""Admission of jobs over streams: whose stream it is, where the job begins in it, and what it cannot have."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchmill.errors import Conflict, InvalidRequest, InvalidSource, NotFound
+from batchmill.jobs.job import DEFAULT_TENANT
+from batchmill.jobs.streams.offsets import StreamOffsets
+from batchmill.streams.opening import open_stream
+from batchmill.tokens import split_entry
+
+if TYPE_CHECKING:
+    from batchmill.jobs.job import JobSpec
+    from batchmill.jobs.streams.source import AnyStream
+    from batchmill.ledger import Ledger
+    from batchmill.settings import CoordinatorSettings
+    from batchmill.sources.base import EndlessSource
+    from batchmill.workspace import Workspace
+
+PLAIN_STARTS = ("first", "new")
+
+
+class StreamAdmission:
+    """Checks jobs over streams, and opens these."""
+
+    def __init__(self, ledger: Ledger, workspace: Workspace, settings: CoordinatorSettings) -> None:
+        self._ledger = ledger
+        self._workspace = workspace
+        tenants = (split_entry(entry).tenant for entry in settings.tokens)
+        self._tenants = frozenset(tenant for tenant in tenants if tenant)
+
+    def open(self, spec: JobSpec, source: AnyStream, tenant: str) -> tuple[JobSpec, EndlessSource]:
+        """Return the job with its tenant and where it begins, and its stream. Asks the source whether it is there.
+
+        Raises `InvalidRequest` for what such a job cannot have, `InvalidSource` for a stream that the tenant may not
+        read, or a start that is none, and `StreamUnavailable` if the source is away.
+        """
+        _check(spec, source)
+        self._require_own(source, tenant)
+        source = source.model_copy(update={"tenant": tenant})
+        stream = open_stream(self._ledger, self._workspace, source)
+        offsets = stream.first_cursor() if source.start in PLAIN_STARTS else self._drained(source, tenant)
+        source = source.model_copy(update={"offsets": offsets})
+        stream = open_stream(self._ledger, self._workspace, source)
+        stream.survey("")
+        return spec.model_copy(update={"source": source}), stream
+
+    def _require_own(self, source: AnyStream, tenant: str) -> None:
+        other, colon, _ = source.stream.partition(":")
+        if tenant == DEFAULT_TENANT and colon and other in self._tenants:
+            raise InvalidSource(
+                f"{source.title} belongs to the tenant {other!r}.", hint="Use its token.", field="source.stream"
+            )
+
+    def _drained(self, source: AnyStream, tenant: str) -> str:
+        """Return how far a job has read the stream that was drained. Raises as `open`."""
+        try:
+            job = self._ledger.jobs.read(source.start)
+        except NotFound:
+            job = None
+        if job is None or job.tenant != tenant:
+            raise InvalidSource(
+                f"source.start: expected 'first', 'new' or the id of a drained job, got {source.start!r}.",
+                field="source.start",
+            )
+        before = job.spec.stream
+        if before is None or (before.kind, before.stream) != (source.kind, source.stream):
+            raise InvalidSource(f"source.start: job {job.id} does not read {source.title}.", field="source.start")
+        if not job.savepoint:
+            raise Conflict(
+                f"job {job.id} was not drained, so that where it has stopped is not known.",
+                hint=f"Run `batchmill drain {job.id}` first.",
+                job=job.id,
+            )
+        return job.savepoint if StreamOffsets.parse(job.savepoint).partitions else before.offsets
+
+
+def _check(spec: JobSpec, source: AnyStream) -> None:
+    if source.tenant is not None or source.offsets:
+        raise InvalidRequest("source.tenant and source.offsets are set by the service.", field="source")
+    if spec.sink is not None or spec.output is not None:
+        raise InvalidRequest(
+            "a job over a stream cannot have a sink or an output, which are closed at its end: it has none.",
+            hint="Read its results with `results(follow=True)`.",
+            field="output" if spec.sink is None else "sink",
+        )

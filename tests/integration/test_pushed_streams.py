@@ -1,0 +1,142 @@
+"""Streams to which rows are sent: added once, limited, read again by offset, deleted when they are settled."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pytest
+
+from batchmill.errors import InvalidRows, NotFound, Overloaded
+from batchmill.jobs.streams.pushing import PushRequest
+from batchmill.jobs.streams.source import Push
+from batchmill.settings import CoordinatorSettings
+from batchmill.sources.base import InputSplit, NotYet
+from batchmill.streams.base import BAD_MESSAGE, LOST_MESSAGE
+from batchmill.streams.opening import open_stream
+from batchmill.workspace import Workspace
+from batchmill_coordinator.admission.pushes import Pushes
+from batchmill_coordinator.inspection.inspector import Inspector
+from batchmill_coordinator.inspection.pool import inspector_pool
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from batchmill.ledger import Ledger
+    from batchmill.sources.base import EndlessSource
+
+MAX_BYTES = 1_000_000
+
+
+@pytest.fixture
+def settings(valkey_url: str, prefix: str, tmp_path: Path) -> CoordinatorSettings:
+    return CoordinatorSettings(
+        redis_url=valkey_url,
+        redis_prefix=prefix,
+        blob_root=str(tmp_path),
+        tokens=("secret",),
+        max_stream_bytes_per_tenant=MAX_BYTES,
+        max_streams_per_tenant=2,
+    )
+
+
+@pytest.fixture
+def workspace(settings: CoordinatorSettings) -> Workspace:
+    return Workspace.open(settings)
+
+
+@pytest.fixture
+def pushes(ledger: Ledger, workspace: Workspace, settings: CoordinatorSettings) -> Pushes:
+    return Pushes(ledger, workspace, Inspector(inspector_pool(settings)), settings)
+
+
+def opened(ledger: Ledger, workspace: Workspace, **options: Any) -> EndlessSource:
+    return open_stream(ledger, workspace, Push("events", tenant="here", **options))
+
+
+def rows(first: int, count: int, **more: Any) -> PushRequest:
+    return PushRequest(rows=[{"n": first + place, "text": "x" * 100} for place in range(count)], **more)
+
+
+def test_rows_are_read_as_they_were_sent_whether_they_are_few_or_many(
+    ledger: Ledger, workspace: Workspace, pushes: Pushes
+) -> None:
+    first, second = pushes.push("here", "events", rows(0, 3)), pushes.push("here", "events", rows(3, 500))
+    assert (first.known, second.rows) == (False, 500)
+    assert len(workspace.blobs.list("streams")) == 1, "only many rows are a blob"
+    stream = opened(ledger, workspace)
+    splitter = stream.splitter("")
+    small, large = splitter.next_split(100, 10**6), splitter.next_split(100, 10**6)
+    assert isinstance(small, InputSplit)
+    assert isinstance(large, InputSplit)
+    assert splitter.next_split(100, 10**6) == NotYet()
+    assert stream.read(small.slices + large.slices).column("n").to_pylist() == list(range(503))
+    assert (stream.survey("").lag, stream.survey(small.cursor).lag, stream.survey(large.cursor).lag) == (503, 500, 0)
+
+
+def test_rows_that_a_producer_sends_again_change_nothing(ledger: Ledger, workspace: Workspace, pushes: Pushes) -> None:
+    for sequence in (1, 2, 2, 1):
+        pushes.push("here", "events", rows(sequence, 500, producer="p", sequence=sequence))
+    assert pushes.push("here", "events", rows(9, 1, producer="other", sequence=1)).known is False
+    assert [(one.name, one.rows) for one in pushes.streams("here")] == [("events", 1001)]
+    assert len(workspace.blobs.list("streams")) == 2, "blobs of known rows are deleted"
+    assert opened(ledger, workspace).survey("").lag == 1001
+
+
+def test_a_tenant_sends_no_more_than_it_may_and_leaves_nothing_behind(workspace: Workspace, pushes: Pushes) -> None:
+    pushes.push("here", "events", rows(0, 5000))
+    with pytest.raises(Overloaded, match="1,000,000 are allowed"):
+        pushes.push("here", "more", rows(0, 8000))
+    assert len(workspace.blobs.list("streams")) == 1
+    pushes.push("there", "events", rows(0, 5000))
+    pushes.push("here", "more", rows(0, 1))
+    with pytest.raises(Overloaded, match="2 streams"):
+        pushes.push("here", "third", rows(0, 1))
+    with pytest.raises(InvalidRows):
+        pushes.push("here", "more", PushRequest(rows=[]))
+    pushes.delete("here", "events")
+    pushes.push("here", "third", rows(0, 1))
+    assert [one.name for one in pushes.streams("here")] == ["more", "third"]
+    with pytest.raises(NotFound):
+        pushes.delete("here", "events")
+
+
+def test_what_is_settled_by_all_jobs_is_deleted_with_its_blob(
+    ledger: Ledger, workspace: Workspace, pushes: Pushes
+) -> None:
+    for first in (0, 500, 1000):
+        pushes.push("here", "events", rows(first, 500))
+    stream = opened(ledger, workspace, max_rows=500)
+    splitter = stream.splitter("")
+    offsets = []
+    for _ in range(3):
+        split = splitter.next_split(500, 10**6)
+        assert isinstance(split, InputSplit)
+        offsets.append(stream.splitter(split.cursor))
+    found = [one.offset for one in ledger.streams.pushed_entries("here", "events", "0-0")]
+    stream.settle([{"": found[1]}, {}])
+    assert len(workspace.blobs.list("streams")) == 3, "a job has not begun"
+    stream.settle([{"": found[1]}, {"": found[0]}])
+    assert [one.offset for one in ledger.streams.pushed_entries("here", "events", "0-0")] == found[1:]
+    assert len(workspace.blobs.list("streams")) == 2
+    stream.settle([{"": found[2]}])
+    assert (ledger.streams.names_of("here"), workspace.blobs.list("streams")) == ({"events": 0}, [])
+
+
+def test_rows_that_are_gone_or_of_another_type_are_bad_rows(
+    ledger: Ledger, workspace: Workspace, pushes: Pushes
+) -> None:
+    pushes.push("here", "events", rows(0, 2))
+    pushes.push("here", "events", PushRequest(rows=[{"n": "3"}, {"n": "three"}]))
+    stream = opened(ledger, workspace, types={"n": "int64"})
+    split = stream.splitter("").next_split(100, 10**6)
+    assert isinstance(split, InputSplit)
+    ledger.streams.trim_pushed("here", "events", ledger.streams.pushed_entries("here", "events", "0-0", limit=1))
+    found = stream.read_with_faults(split.slices)
+    assert found.table.column("n").to_pylist() == [None, None, 3, None]
+    assert [(one.place, one.error_type) for one in found.bad] == [
+        (0, LOST_MESSAGE),
+        (1, LOST_MESSAGE),
+        (3, BAD_MESSAGE),
+    ]
+    assert found.table.schema.field("n").type == pa.int64()

@@ -1,0 +1,263 @@
+"""Redis streams as the source of jobs: cut, planned and read by id, on a real Valkey."""
+
+from __future__ import annotations
+
+import json
+import threading
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from batchmill.jobs.completion import Completion
+from batchmill.jobs.shard import ShardId, ShardRef
+from batchmill.jobs.streams.offsets import StreamOffsets
+from batchmill.jobs.streams.source import RedisStream
+from batchmill.settings import CoordinatorSettings
+from batchmill.sources.base import EndlessSource, InputSplit, NotYet
+from batchmill.streams.base import BAD_MESSAGE, LOST_MESSAGE
+from batchmill.streams.opening import open_stream
+from batchmill.workspace import Workspace
+from batchmill_coordinator.roles.stream_keeper import StreamKeeper
+from support.ledger_steps import claim, submit
+from support.planning import announce_worker, planner_over
+from support.records import spec_of
+from support.waiting import until
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import redis
+
+    from batchmill.ledger import Ledger
+    from batchmill_coordinator.roles.planner import Planner
+
+JOB = "job-1"
+
+
+@pytest.fixture
+def settings(valkey_url: str, prefix: str, tmp_path: Path) -> CoordinatorSettings:
+    return CoordinatorSettings(redis_url=valkey_url, redis_prefix=prefix, blob_root=str(tmp_path), tokens=("secret",))
+
+
+@pytest.fixture
+def key(prefix: str) -> str:
+    """The key of a stream that no other test has."""
+    return f"events-{prefix}stream"
+
+
+class Reading:
+    """A ledger with a job over a stream, which this process leads, and a worker that takes many shards."""
+
+    def __init__(self, ledger: Ledger, settings: CoordinatorSettings, source: RedisStream, slots: int = 1000) -> None:
+        self.ledger = ledger
+        self.workspace = Workspace.open(settings)
+        self.source = source
+        announce_worker(ledger, shards_at_once=slots)
+        submit(ledger, spec=spec_of(operator="echo", source=source))
+        self.epoch = ledger.lead("me", 3600)
+        self.settings = settings
+        self.planner = self.new_planner()
+        self.keeper = StreamKeeper(ledger, self.open)
+
+    def new_planner(self, wake: Callable[[], None] | None = None) -> Planner:
+        return planner_over(self.ledger, self.settings, self.open, wake)
+
+    def open(self, _record: Any = None, _stage: int = 0) -> EndlessSource:
+        return open_stream(self.ledger, self.workspace, self.source)
+
+    def step(self) -> None:
+        self.planner.step(self.epoch)
+
+    def planned_rows(self) -> list[dict[str, Any]]:
+        """The rows of all shards, read as a worker would, in the order of the shards."""
+        rows: list[dict[str, Any]] = []
+        for number in range(self.ledger.jobs.read(JOB).first.shards_planned):
+            shard = self.ledger.shards.read(ShardRef(JOB, 0, ShardId((number,)), 0))
+            assert shard is not None
+            found = self.open().read(shard.slices).to_pylist()
+            assert len(found) == shard.rows
+            rows += found
+        return rows
+
+
+def add(client: redis.Redis, key: str, first: int, count: int) -> list[str]:
+    return [client.xadd(key, {"n": str(first + place)}).decode() for place in range(count)]
+
+
+def test_entries_are_planned_once_each_in_their_order_while_they_come(
+    ledger: Ledger, redis_client: redis.Redis, settings: CoordinatorSettings, key: str
+) -> None:
+    reading, added = Reading(ledger, settings, RedisStream(key)), 0
+    for count in (0, 1, 70, 0, 300):
+        add(redis_client, key, added, count)
+        added += count
+        until(partial(_is_planned, reading, added), "the planning of what was added")
+    record = ledger.jobs.read(JOB)
+    assert (record.first.planned, record.first.rows_total) == (False, None)
+    assert [row["n"] for row in reading.planned_rows()] == [str(n) for n in range(added)]
+
+
+def _is_planned(reading: Reading, rows: int) -> bool:
+    return _after_step(reading) == rows
+
+
+def _after_step(reading: Reading) -> int:
+    reading.step()
+    return reading.ledger.jobs.read(JOB).first.rows_planned
+
+
+def test_another_leader_continues_behind_the_last_planned_entry(
+    ledger: Ledger, redis_client: redis.Redis, settings: CoordinatorSettings, key: str
+) -> None:
+    reading = Reading(ledger, settings, RedisStream(key))
+    second = reading.new_planner()
+    add(redis_client, key, 0, 10)
+    reading.step()
+    add(redis_client, key, 10, 5)
+    second.step(reading.epoch)
+    add(redis_client, key, 15, 5)
+    until(lambda: _after_step(reading) == 20, "the planning by the first one again")
+    assert [row["n"] for row in reading.planned_rows()] == [str(n) for n in range(20)]
+
+
+def test_the_planner_is_woken_by_an_entry(
+    ledger: Ledger, redis_client: redis.Redis, settings: CoordinatorSettings, key: str
+) -> None:
+    reading, woken = Reading(ledger, settings, RedisStream(key)), threading.Event()
+    planner = reading.new_planner(woken.set)
+    planner.step(reading.epoch)
+    add(redis_client, key, 0, 1)
+    assert woken.wait(30)
+    planner.step(reading.epoch)
+    assert ledger.jobs.read(JOB).first.rows_planned == 1
+
+
+def test_rows_wait_for_others_only_while_no_slot_is_free(
+    ledger: Ledger, redis_client: redis.Redis, settings: CoordinatorSettings, key: str
+) -> None:
+    reading = Reading(ledger, settings, RedisStream(key, max_age_s=3600))
+    splitter = reading.open().splitter("")
+    add(redis_client, key, 0, 5)
+    splitter.is_awaited = False
+    assert splitter.next_split(100, 10**6) == NotYet()
+    assert splitter.holds_for_s is not None
+    assert splitter.holds_for_s > 3000
+    full = splitter.next_split(5, 10**6)
+    assert isinstance(full, InputSplit)
+    assert full.rows == 5
+    add(redis_client, key, 5, 2)
+    assert splitter.next_split(100, 10**6) == NotYet()
+    splitter.is_awaited = True
+    at_once = splitter.next_split(100, 10**6)
+    assert isinstance(at_once, InputSplit)
+    assert at_once.rows == 2
+
+
+def test_entries_that_were_deleted_before_they_were_planned_are_counted(
+    ledger: Ledger, redis_client: redis.Redis, settings: CoordinatorSettings, key: str
+) -> None:
+    reading = Reading(ledger, settings, RedisStream(key))
+    add(redis_client, key, 0, 3)
+    reading.step()
+    add(redis_client, key, 3, 10)
+    redis_client.xtrim(key, maxlen=4, approximate=False)
+    until(lambda: _after_step(reading) == 7, "the planning of what is left")
+    offsets = StreamOffsets.parse(ledger.jobs.read(JOB).first.cursor)
+    assert (offsets.rows_lost, offsets.partitions[""].position) == (6, 13)
+    redis_client.xtrim(key, maxlen=0, approximate=False)
+    add(redis_client, key, 13, 2)
+    redis_client.xtrim(key, maxlen=0, approximate=False)
+    until(lambda: _lost_after_step(reading) == 8, "the count of entries of which none is left")
+
+
+def _lost_after_step(reading: Reading) -> int:
+    reading.step()
+    return StreamOffsets.parse(reading.ledger.jobs.read(JOB).first.cursor).rows_lost
+
+
+def test_entries_that_were_deleted_before_a_worker_read_them_are_bad_rows(
+    ledger: Ledger, redis_client: redis.Redis, settings: CoordinatorSettings, key: str
+) -> None:
+    reading = Reading(ledger, settings, RedisStream(key))
+    add(redis_client, key, 0, 5)
+    reading.step()
+    redis_client.xtrim(key, maxlen=2, approximate=False)
+    shard = ledger.shards.read(ShardRef(JOB, 0, ShardId((0,)), 0))
+    assert shard is not None
+    found = reading.open().read_with_faults(shard.slices)
+    assert found.table.column("n").to_pylist() == [None, None, None, "3", "4"]
+    assert [(one.place, one.error_type) for one in found.bad] == [
+        (0, LOST_MESSAGE),
+        (1, LOST_MESSAGE),
+        (2, LOST_MESSAGE),
+    ]
+
+
+def test_a_message_that_is_no_row_is_a_bad_row_and_the_others_are_read(
+    ledger: Ledger, redis_client: redis.Redis, settings: CoordinatorSettings, key: str
+) -> None:
+    source = RedisStream(key, json_field="data", types={"id": "int64"})
+    reading = Reading(ledger, settings, source)
+    good = [{"id": 1, "text": "a"}, {"id": 2, "text": "b\n", "more": [1.5]}]
+    for data in (json.dumps(good[0]), "{broken", "[1]", '{"id": "x", "text": "c"}', json.dumps(good[1])):
+        redis_client.xadd(key, {"data": data})
+    redis_client.xadd(key, {"other": "field"})
+    reading.step()
+    shard = ledger.shards.read(ShardRef(JOB, 0, ShardId((0,)), 0))
+    assert shard is not None
+    found = reading.open().read_with_faults(shard.slices)
+    assert [one.place for one in found.bad] == [1, 2, 3, 5]
+    assert {one.error_type for one in found.bad} == {BAD_MESSAGE}
+    rows = found.table.to_pylist()
+    assert [rows[0], rows[4]] == [{**good[0], "more": None}, good[1]]
+
+
+def test_only_what_is_settled_by_all_jobs_is_deleted_from_the_stream(
+    ledger: Ledger, redis_client: redis.Redis, settings: CoordinatorSettings, key: str
+) -> None:
+    reading = Reading(ledger, settings, RedisStream(key, max_rows=2))
+    ids = add(redis_client, key, 0, 6)
+    reading.step()
+    assert ledger.jobs.read(JOB).first.shards_planned == 3
+    reading.keeper.step(reading.epoch)
+    assert redis_client.xlen(key) == 6
+    _settle(reading, 1)
+    reading.keeper.step(reading.epoch)
+    assert redis_client.xlen(key) == 6, "what is before the settled shard is not settled"
+    _settle(reading, 0)
+    reading.keeper.step(reading.epoch)
+    assert [entry for entry, _ in redis_client.xrange(key)] == [one.encode() for one in ids[4:]]
+    _settle(reading, 2)
+    submit(ledger, "job-2", spec=spec_of(operator="echo", source=reading.source))
+    reading.keeper.step(reading.epoch)
+    assert redis_client.xlen(key) == 2, "the other job has not read them"
+    assert ledger.jobs.read("job-2").first.lag == 2
+    assert ledger.jobs.read(JOB).first.lag == 0
+
+
+def _settle(reading: Reading, number: int) -> None:
+    ledger = reading.ledger
+    ref = ledger.shards.queue(JOB, ledger.jobs.read(JOB).first, ShardId((number,)), reading.epoch)
+    assert ref is not None
+    claim(ledger, ref)
+    assert ledger.shards.commit(ref, Completion(2, 0, 10))
+
+
+def test_a_drained_job_ends_and_another_begins_behind_it(
+    ledger: Ledger, redis_client: redis.Redis, settings: CoordinatorSettings, key: str
+) -> None:
+    reading = Reading(ledger, settings, RedisStream(key))
+    add(redis_client, key, 0, 3)
+    reading.step()
+    ledger.jobs.drain(JOB)
+    ledger.jobs.drain(JOB)
+    add(redis_client, key, 3, 2)
+    reading.step()
+    record = ledger.jobs.read(JOB)
+    assert (record.first.planned, record.first.rows_total, record.first.rows_planned) == (True, 3, 3)
+    reading.source = RedisStream(key, offsets=record.savepoint)
+    split = reading.open().splitter("").next_split(100, 10**6)
+    assert isinstance(split, InputSplit)
+    assert reading.open().read(split.slices).column("n").to_pylist() == ["3", "4"]
