@@ -54,7 +54,7 @@ class PrimaryLookup:
         raise ServerUnavailable(ErrorReply(ReplyKind.AWAY, "SENTINEL", "is known to none of its sentinels", hint))
 
     def _ask(self, host: str, port: int) -> tuple[str, int] | None:
-        connection = self._class(
+        connection: Any = self._class(
             host=host,
             port=port,
             socket_timeout=ASK_TIMEOUT_S,
