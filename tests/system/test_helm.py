@@ -12,6 +12,8 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from batchmill.settings import CoordinatorSettings, ServiceSettings, WorkerSettings
+
 ROOT = Path(__file__).resolve().parents[2]
 CHART = ROOT / "deploy" / "helm" / "batchmill"
 HELM = shutil.which("helm") or str(ROOT / ".venv" / "helm" / "helm")
@@ -226,9 +228,7 @@ def test_selectors_find_the_pods_and_no_others(manifests: list[dict[str, Any]]) 
 
 
 def test_settings_are_those_that_services_know(manifests: list[dict[str, Any]]) -> None:
-    from batchmill.settings import CoordinatorSettings, WorkerSettings
-
-    kinds = {"coordinator": CoordinatorSettings, "worker": WorkerSettings}
+    kinds: dict[str, type[ServiceSettings]] = {"coordinator": CoordinatorSettings, "worker": WorkerSettings}
     for deployment in of_kind(manifests, "Deployment"):
         (container,) = deployment["spec"]["template"]["spec"]["containers"]
         known = {f"BATCHMILL_{name.upper()}" for name in kinds[container["name"]].model_fields}
