@@ -38,6 +38,7 @@ from batchmill_coordinator.inspection.pool import inspector_pool
 from batchmill_coordinator.lane.lane import Lane, LaneLimits
 from batchmill_coordinator.lane.served import ServedModelLoader
 from batchmill_coordinator.metering.page import CoordinatorMetrics
+from batchmill_coordinator.planning.plans import Plans
 from batchmill_coordinator.results.closing import OutputCloser
 from batchmill_coordinator.results.dead_rows import DeadRowStore
 from batchmill_coordinator.results.freed_results import FreedResults
@@ -48,6 +49,7 @@ from batchmill_coordinator.results.pages import parse_cursor, read_page
 from batchmill_coordinator.results.resuming.resumption import Resumption
 from batchmill_coordinator.results.roll_forward import RollForward
 from batchmill_coordinator.results.stage_source import StageSource
+from batchmill_coordinator.results.stream_retention import StreamRetention
 from batchmill_coordinator.roles.batch_keeper import BatchKeeper
 from batchmill_coordinator.roles.buffers import BufferKeeper
 from batchmill_coordinator.roles.clock_guard import ClockGuard
@@ -58,18 +60,23 @@ from batchmill_coordinator.roles.janitor import Janitor
 from batchmill_coordinator.roles.leadership import Leadership
 from batchmill_coordinator.roles.ledger_keeper import LedgerKeeper
 from batchmill_coordinator.roles.lost_rows import LostRowSettler
-from batchmill_coordinator.roles.notifier import Notifier
+from batchmill_coordinator.roles.plan_keeper import PlanKeeper
 from batchmill_coordinator.roles.planner import STREAMED, Planner
 from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.roles.role import RoleThread
+from batchmill_coordinator.roles.scaler import Scaler
+from batchmill_coordinator.roles.sending.notifier import Notifier
 from batchmill_coordinator.roles.stream_keeper import StreamKeeper
 from batchmill_coordinator.roles.watcher import Watcher, runs_nothing, why_blocked
 from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 from batchmill_coordinator.scheduling.model_demand import ModelNames, starting
+from batchmill_coordinator.scheduling.scaling.decisions import idle_scale
+from batchmill_coordinator.scheduling.scaling.targets import PoolTargets
 from batchmill_coordinator.status.notices import Notices
 from batchmill_coordinator.status.readiness import ReadinessProbe
 from batchmill_coordinator.status.shown_request import shown_request
 from batchmill_coordinator.status.status import cost_of, status_of
+from batchmill_coordinator.status.trends import read_trends
 from batchmill_coordinator.webhooks.deliveries import Deliveries
 
 if TYPE_CHECKING:
@@ -77,6 +84,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.clock import Clock
+    from batchmill.fleet import PoolScale
     from batchmill.jobs.job import JobRequest
     from batchmill.jobs.shard import ShardId
     from batchmill.jobs.status import JobCost, JobStatus
@@ -84,6 +92,7 @@ if TYPE_CHECKING:
     from batchmill.ledger.submission import Acceptance
     from batchmill.settings import CoordinatorSettings
     from batchmill.sources.base import Source
+    from batchmill.trends import Trend
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
     from batchmill_coordinator.results.pages import ResultPage
     from batchmill_coordinator.roles.role import Role
@@ -114,12 +123,16 @@ class Service:
             self.ledger, self.fleet, self.workspace, resumption, inspector, self._webhooks, settings
         )
         self.served = ServedModels.load(settings.models)
+        self._targets = PoolTargets.load(settings.scale_pools, settings.scale_target_s, settings.scale_start_s)
         limits = LaneLimits(settings.lane_max_waiting, settings.lane_max_per_tenant, settings.lane_timeout_s)
         self.indexes = IndexCatalog(self.workspace.blobs)
         self.pushes = Pushes(self.ledger, self.workspace, inspector, settings)
         self.uploads = Uploads(self.ledger, self.workspace, inspector, settings)
         self.files = Files(self.ledger, self.workspace.blobs, settings)
         self.batches = Batches(self.ledger)
+        self.plans = Plans(
+            *(self.ledger, self.fleet, self.workspace, self.admission, self.uploads, inspector, settings), self.submit
+        )
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
         self.notices = Notices()
         self.metrics = CoordinatorMetrics(
@@ -222,6 +235,10 @@ class Service:
         readable = iter(self._statuses(records))
         return [job.status() if isinstance(job, UnreadableJob) else next(readable) for job in jobs]
 
+    def trends(self, operator: str | None) -> list[Trend]:
+        """Return the histories of operators; of one with its jobs."""
+        return read_trends(self.ledger, operator)
+
     def _statuses(self, records: Sequence[JobRecord]) -> list[JobStatus]:
         now_s = self.clock.wall()
         pools = self.fleet.pools() if any(runs_nothing(one) or starting(one) for one in records) else {}
@@ -245,6 +262,11 @@ class Service:
     def delete(self, job_id: str) -> None:
         """Delete an ended job. Raises `NotFound`, `Conflict`, or `StorageError`: then it is tried again."""
         delete_job(self.ledger, self.workspace.blobs, job_id)
+
+    def scale(self, pool: str) -> PoolScale:
+        """Return how many workers a pool needs. Raises `ServiceUnavailable` while nobody knows."""
+        decision = self.ledger.scale.decision(pool)
+        return decision or idle_scale(pool, self._targets.of(pool))
 
     def purge(self, record: JobRecord, choice: DeadRowFilter) -> int:
         """Delete dead letters of an ended job; return how many. Raises `Conflict`."""
@@ -270,9 +292,13 @@ class Service:
             Recoverer(ledger, fleet, self._publisher, settler, settings.lease_ttl_s, counts),
             Finisher(ledger, outputs, clocks, counts),
             BufferKeeper(ledger, freed),
-            StreamKeeper(ledger, self._open_source),
+            StreamKeeper(
+                *(ledger, self._open_source, StreamRetention(ledger, self.workspace, self.dead_rows), blobs),
+                settings.stream_ttl_s,
+            ),
             self._batch_keeper(clocks),
             Notifier(ledger, self._webhooks, self.deliveries, clocks, counts),
+            self._plan_keeper(clocks),
             Janitor(
                 *(ledger, blobs, self.files, clocks),
                 upload_ttl_s=settings.upload_ttl_s,
@@ -280,6 +306,7 @@ class Service:
             ),
             LedgerKeeper(ledger, blobs, clocks, self.notices, self.clock),
             Watcher(ledger, fleet, self.clock, settings.currency, counts),
+            Scaler(ledger, self._targets),
         ]
 
     def _batch_keeper(self, clocks: ClockGuard) -> BatchKeeper:
@@ -291,14 +318,24 @@ class Service:
             self.settings.file_ttl_s,
         )
 
+    def _plan_keeper(self, clocks: ClockGuard) -> PlanKeeper:
+        return PlanKeeper(
+            *(self.ledger, self.fleet, self.workspace, Inspector(self._inspectors), self.uploads),
+            self.settings.currency,
+            lambda request, tenant: self.submit(request, tenant).job_id,
+            self.delete,
+            clocks,
+        )
+
     def _open_source(self, record: JobRecord, stage: int) -> Source:
         inline = None
         if record.spec.source is None and stage == FIRST_STAGE:
             inline = self.ledger.jobs.inline_input(record.id)
-        source = open_input(self.ledger, self.workspace, record, stage, inline)
+        inspector = Inspector(self._planning_inspectors)
+        source = open_input(self.ledger, self.workspace, record, stage, inline, inspector)
         if record.spec.source is None or isinstance(source, StageSource | EndlessSource):
             return source
-        return InspectedSource(record.id, source, Inspector(self._planning_inspectors))
+        return InspectedSource(record.id, source, inspector)
 
     def _notify(self, kind: str) -> None:
         if kind == "worker":

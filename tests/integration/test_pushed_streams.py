@@ -51,7 +51,7 @@ def pushes(ledger: Ledger, workspace: Workspace, settings: CoordinatorSettings) 
 
 
 def opened(ledger: Ledger, workspace: Workspace, **options: Any) -> EndlessSource:
-    return open_stream(ledger, workspace, Push("events", tenant="here", **options))
+    return open_stream(ledger, workspace, "job-1", Push("events", tenant="here", **options))
 
 
 def rows(first: int, count: int, **more: Any) -> PushRequest:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -11,11 +12,12 @@ import pytest
 from batchmill.errors import InvalidOutput, InvalidParams, InvalidRows, StaleToken, StorageUnavailable
 from batchmill.storage.named_stores import NamedStore
 from batchmill_worker.stores.base import Build
+from batchmill_worker.stores.chroma import ChromaServer as Collections
 from batchmill_worker.stores.chroma import ChromaStore
-from batchmill_worker.stores.chroma_http import ChromaHttp
+from batchmill_worker.stores.collection_store import Points
 from batchmill_worker.stores.rows import conform
 from support.chroma_server import ChromaServer
-from support.store_contract import CHANGED, FIRST, NEW, OLD, StoreContract, pieces_of, vector_of
+from support.store_contract import CHANGED, FIRST, NEW, NEWER, OLD, StoreContract, pieces_of, vector_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -35,12 +37,18 @@ class TestChroma(StoreContract):
     def _collections(self, server: ChromaServer) -> None:
         self.server = server
         self.store = NamedStore(url=server.url)
-        self.http = ChromaHttp(self.store)
+        self.collections = Collections(self.store)
+        self.clear()
+
+    def clear(self) -> None:
         for name in self.names():
-            self.http.drop(name)
+            self.ask("DELETE", f"/{name}")
 
     def names(self) -> set[str]:
-        return {one["name"] for one in self.http._ask("GET", self.http._folder)}
+        return {one["name"] for one in self.ask("GET")}
+
+    def ask(self, method: str, path: str = "", body: Any = None) -> Any:
+        return self.collections._http.ask(method, f"{self.collections._folder}{path}", body)
 
     def open(self) -> ChromaStore:
         return ChromaStore(self.store, "pieces")
@@ -54,13 +62,15 @@ class TestChroma(StoreContract):
             self.server.start()
 
     def test_a_collection_that_no_sink_has_made_is_left_as_it_is(self) -> None:
-        precious = self.http.make("pieces", {}, {"note": "precious"})
-        self.http.upsert(precious, ["1"], np.ones((1, 3), np.float32), [{"a": 1}])
+        self.ask("POST", body={"name": "pieces", "metadata": {"note": "precious"}})
+        precious = self.collections.find("pieces")
+        assert precious is not None
+        self.collections.put(precious, Points(["1"], np.ones((1, 3), np.float32), [{"a": 1}]), 1)
         with pytest.raises(InvalidOutput, match="no sink has made"):
             self.write(FIRST, OLD, self.sink())
-        found = self.http.find("pieces")
+        found = self.collections.find("pieces")
         assert found is not None
-        assert (found.metadata, self.http.count(found)) == ({"note": "precious"}, 1)
+        assert (found.metadata, self.collections.count(found)) == ({"note": "precious"}, 1)
 
     def test_a_collection_of_the_same_server_under_another_name_of_it_is_refused(self) -> None:
         self.load(FIRST, OLD)
@@ -84,12 +94,44 @@ class TestChroma(StoreContract):
     def test_a_publisher_that_was_cut_short_between_two_renames_is_continued(self) -> None:
         self.load(FIRST, OLD)
         build, receipts = self.write(CHANGED, NEW, self.sink())
-        visible = self.http.find("pieces")
+        visible = self.collections.find("pieces")
         assert visible is not None
-        self.http.change(visible, "pieces__01bbb__former")
+        self.collections._change(visible, "pieces__01bbb__former", None)
         self.open().publish(build, receipts)
         assert self.found() == pieces_of(CHANGED)
         assert self.names() == {"pieces"}
+
+    @pytest.mark.parametrize("mode", ["replace", "upsert"])
+    def test_of_publishers_of_two_jobs_that_interleave_the_newer_one_counts(self, mode: str) -> None:
+        """Wherever the older one is interrupted while the newer one is published."""
+        for step in range(60):
+            self.clear()
+            self.load(FIRST, OLD, mode="upsert")
+            build, receipts = self.write(FIRST, NEW, self.sink(mode=mode))
+            newer = self.write(CHANGED, NEWER, self.sink(mode=mode))
+            late, requests, published = self.open(), list[str](), list[Any]()
+            ask = late._server._http.ask
+
+            def interrupted(*request: Any) -> Any:
+                if len(requests) == step and not request[1].endswith("/upsert"):  # noqa: B023  # called in this turn only
+                    published.append(self.open().publish(*newer))  # noqa: B023  # as above
+                requests.append(request[1])  # noqa: B023  # as above
+                return ask(*request)  # noqa: B023  # as above
+
+            late._server._http.ask = interrupted
+            with suppress(StaleToken):
+                try:
+                    late.publish(build, receipts)
+                except StorageUnavailable:  # Chroma's answer if a name is taken; the attempt is repeated
+                    self.open().publish(build, receipts)
+            if not published:
+                self.open().publish(*newer)
+            expected = CHANGED if mode == "replace" else [*CHANGED, *FIRST[20:]]
+            assert self.found() == pieces_of(expected), requests[step:]
+            assert self.names() == {"pieces"}
+            if len(requests) <= step:
+                return
+        pytest.fail("publishing has more requests than are looked at")
 
     def test_documents_that_are_twice_in_different_parts_are_noticed(self) -> None:
         build, receipts = self.write(FIRST, OLD, self.sink())

@@ -8,15 +8,19 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import lance
+import numpy as np
 import psutil
 import psycopg
 import psycopg.sql
 import pytest
 
+from batchmill.jobs.sink import SinkSpec
 from batchmill.storage.named_stores import NamedStore
-from batchmill_worker.stores.chroma_http import ChromaHttp
+from batchmill_worker.stores.chroma import ChromaServer as ChromaCollections
+from batchmill_worker.stores.usearch import UsearchStore
 from support.chroma_server import ChromaServer
 from support.postgres_server import PostgresServer
+from support.qdrant_server import QdrantServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -86,42 +90,60 @@ def chroma() -> Iterator[ChromaServer]:
     running.close()
 
 
+@pytest.fixture(scope="module")
+def qdrant() -> Iterator[QdrantServer]:
+    running = QdrantServer()
+    yield running
+    running.close()
+
+
+SERVERS = {"db": "database", "notes": "chroma", "points": "qdrant"}
+"""The fixtures of the stores, by the names that the service has for them."""
+
+
 def start(cluster: Callable[..., Cluster], tmp_path: Path, **urls: str) -> Cluster:
     stores = tmp_path / "stores.toml"
     stores.write_text("".join(f'[{name}]\nurl = "{url}"\n' for name, url in urls.items()))
     return cluster(STORES=stores).start(slots=(1, 1))
 
 
-def rows_in(to: str, url: str) -> list[tuple[str, int]]:
+def rows_in(to: str, server: Any) -> list[tuple[str, int]]:
     if to.endswith(".lance"):
         table = lance.dataset(to).to_table(columns=["doc", "n"])
         return sorted((row["doc"], row["n"]) for row in table.to_pylist())
+    if to.endswith(".usearch"):
+        rows = UsearchStore(to).search(SinkSpec(to=to), np.ones(3, np.float32), 2 * ROWS, {}, ["doc", "n"])
+        return sorted((row["doc"], row["n"]) for row in rows.to_pylist())
+    name = to.partition(":")[2]
+    if to.startswith("points:"):
+        return sorted((one["doc"], one["n"]) for one in server.points(name))
     if to.startswith("notes:"):
-        server = ChromaHttp(NamedStore(url=url))
-        found = server.find(to.partition(":")[2])
+        collections = ChromaCollections(NamedStore(url=server.url))
+        found = collections.find(name)
         assert found is not None
-        return sorted((one["doc"], one["n"]) for page in server.pages(found, 5_000) for one in page["metadatas"])
-    with psycopg.connect(url) as db:
-        table = psycopg.sql.Identifier(to.partition(":")[2])
+        return sorted((one["doc"], one["n"]) for page in collections.pages(found) for one in page.payloads)
+    with psycopg.connect(server.url) as db:
+        table = psycopg.sql.Identifier(name)
         return sorted(db.execute(psycopg.sql.SQL("select doc, n from {}").format(table)).fetchall())
 
 
 EXPECTED = sorted((row["doc"], row["n"]) for row in rows_of(ROWS))
 
 
-@pytest.mark.parametrize("to", ["faults.lance", "db:faults", "notes:faults"])
+@pytest.mark.parametrize("to", ["faults.lance", "faults.usearch", "db:faults", "notes:faults", "points:faults"])
 def test_rows_are_those_of_the_job_whoever_is_killed_or_frozen(
     cluster: Callable[..., Cluster], tmp_path: Path, request: pytest.FixtureRequest, to: str
 ) -> None:
-    url = "" if to.endswith(".lance") else request.getfixturevalue("database" if to.startswith("db:") else "chroma").url
-    running = start(cluster, tmp_path, **({to.partition(":")[0]: url} if url else {}))
-    to = str(tmp_path / to) if to.endswith(".lance") else to
+    store = to.partition(":")[0]
+    server = request.getfixturevalue(SERVERS[store]) if store in SERVERS else None
+    running = start(cluster, tmp_path, **({} if server is None else {store: server.url}))
+    to = str(tmp_path / to) if server is None else to
     sink, client = {"to": to, "id": "doc"}, running.clients["a"]
     client.submit("echo", rows_of(1_000), sink=sink).wait(ENDS_S)
     with Faults(running, seed=7) as faults:
         client.submit("echo", rows_of(ROWS), sink={**sink, "mode": "upsert"}).wait(ENDS_S)
     assert faults.count > 0, "nothing happened to the job"
-    assert rows_in(to, url) == EXPECTED
+    assert rows_in(to, server) == EXPECTED
 
 
 def test_a_job_waits_for_a_database_that_is_away(
@@ -138,4 +160,4 @@ def test_a_job_waits_for_a_database_that_is_away(
     finally:
         database.start()
     assert job.wait(ENDS_S).status().rows_dead == 0
-    assert rows_in("db:away", database.url) == EXPECTED
+    assert rows_in("db:away", database) == EXPECTED

@@ -242,7 +242,7 @@ def worker(name: str) -> WorkerInfo:
 
 def test_a_supervisor_is_ready_when_all_its_slots_are_in_the_fleet(ledger: Ledger, keeper: ProcessSupervisor) -> None:
     clock = HandClock()
-    health = Health(keeper, HeartbeatRegistry(ledger, ["a", "b"], clock))
+    health = Health(keeper, HeartbeatRegistry(ledger, lambda: ["a", "b"], clock))
     ledger.fleet.announce(worker("a"), [], 60)
     assert told(health.readyz()) == (503, {"ok": False, "ledger": True, "missing": ["b"], "draining": False})
     ledger.fleet.announce(worker("b"), [], 60)
@@ -254,7 +254,7 @@ def test_a_supervisor_is_ready_when_all_its_slots_are_in_the_fleet(ledger: Ledge
 
 def test_a_supervisor_whose_ledger_is_away_lives_but_is_not_ready(tmp_path: Path, keeper: ProcessSupervisor) -> None:
     away = Ledger(connect(f"unix://{tmp_path}/nothing?db=0"), "p:")
-    health = Health(keeper, HeartbeatRegistry(away, ["a"]))
+    health = Health(keeper, HeartbeatRegistry(away, lambda: ["a"]))
     assert told(health.readyz()) == (503, {"ok": False, "ledger": False, "missing": [], "draining": False})
     assert told(health.healthz())[0] == 200
 

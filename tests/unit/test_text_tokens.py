@@ -98,3 +98,50 @@ def test_a_text_over_the_limit_costs_nothing_where_its_row_fails(tokenizer: Coun
     assert admitted == ["one two"]
     assert errors[1].message == "the text has 5 tokens, the model takes 4"
     assert errors[2].message == "null"
+
+
+LONG_TEXTS = [
+    "many words of a text " * 1_000,
+    "word " + "unbroken" * 1_000,
+    " " * 8_000 + "at the end",
+    "数据" * 3_000,
+    "naïve e\u0301 \u200b\t" * 1_000,
+    "a, b; " * 2_000,
+    "",
+    "short",
+]
+
+
+@pytest.mark.parametrize("prompt", ["", "query: "])
+def test_of_a_long_text_what_the_model_gets_is_the_same_as_of_all_of_it(
+    tokenizer: CountingTokenizer, prompt: str
+) -> None:
+    expected = tokenizer._tokenizer(
+        [f"{prompt}{text}" for text in LONG_TEXTS], padding=True, truncation=True, max_length=32, return_tensors="pt"
+    )
+    features = reader(tokenizer, limit=32, prompt=prompt).features(LONG_TEXTS)
+    assert torch.equal(features["input_ids"], expected["input_ids"])
+
+
+def test_of_pairs_with_a_long_text_too(tokenizer: CountingTokenizer) -> None:
+    pairs = [("short", text) for text in LONG_TEXTS] + [(text, "short") for text in LONG_TEXTS]
+    pairs += [("one " * 100, "two, " * 90), ("two, " * 90, "one " * 100)]
+    firsts, seconds = (list(side) for side in zip(*pairs, strict=True))
+    expected = tokenizer._tokenizer(
+        firsts, seconds, padding=True, truncation="longest_first", max_length=31, return_tensors="pt"
+    )
+    features = reader(tokenizer, limit=31).features(pairs)
+    assert torch.equal(features["input_ids"], expected["input_ids"])
+
+
+def test_of_a_long_text_a_small_part_is_tokenised(tokenizer: CountingTokenizer) -> None:
+    read = reader(tokenizer, limit=32)
+    assert read.costs([LONG_TEXTS[0]]) == [32]
+    assert max(map(len, tokenizer.seen)) <= 32 * tokens.CHARACTERS_PER_TOKEN * tokens.GROWTH
+
+
+def test_a_long_text_that_is_not_to_be_cut_is_an_error_without_reading_all_of_it(tokenizer: CountingTokenizer) -> None:
+    _, errors = reader(tokenizer, limit=32, truncate=False).admit([LONG_TEXTS[0], "short"])
+    assert list(errors) == [0]
+    assert errors[0].message.startswith("the text has more than ")
+    assert max(map(len, tokenizer.seen)) <= 32 * tokens.CHARACTERS_PER_TOKEN * tokens.GROWTH

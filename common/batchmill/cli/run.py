@@ -26,7 +26,7 @@ WITHOUT_USE = frozenset(
     {
         "operator", "sources", "output", "output_format", "max_rows_per_file", "target_file_bytes",
         "pool", "priority", "budget", "cache", "any_version", "idempotency_key", "webhooks",
-        "changes", "upload", "dry_run", "wait", "as_json", "url", "token",
+        "changes", "upload", "dry_run", "is_plan", "from_plan", "wait", "as_json", "url", "token",
     }
 )  # fmt: skip
 """Parameters of `submit` that are no options of `run`: it has a service, a pool and a job of its own."""

@@ -13,6 +13,7 @@ from batchmill.client.connection.answers import (
     JobsAnswer,
     OperatorsAnswer,
     PoolsAnswer,
+    StreamsAnswer,
     WorkersAnswer,
 )
 from batchmill.client.connection.service import find_service
@@ -20,6 +21,7 @@ from batchmill.client.connection.transport import Transport
 from batchmill.client.interactive import InteractiveCalls
 from batchmill.client.job import AsyncJob
 from batchmill.client.job_filter import JobFilter
+from batchmill.client.planning import PlanCalls
 from batchmill.client.submitting.options import check_names, with_job_options
 from batchmill.client.submitting.push import push_requests
 from batchmill.client.submitting.rerun import rerun_request
@@ -27,6 +29,7 @@ from batchmill.client.submitting.rows import check_rows, upload_parts
 from batchmill.client.submitting.submission import JobSender, make_spec
 from batchmill.client.webhook_calls import WebhookCalls
 from batchmill.errors import InvalidRequest
+from batchmill.fleet import PoolScale
 from batchmill.jobs.cost import CostTotals
 from batchmill.jobs.status import CheckedJob, JobStatus
 from batchmill.jobs.streams.pushing import Pushed
@@ -34,7 +37,7 @@ from batchmill.row_cache import CacheStats
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
     from datetime import datetime, timedelta
 
     from batchmill.client.submitting.options import JobOptions
@@ -42,6 +45,7 @@ if TYPE_CHECKING:
     from batchmill.fleet import PoolStatus, WorkerInfo
     from batchmill.jobs.index_status import IndexStatus
     from batchmill.jobs.sink import SinkSpec
+    from batchmill.jobs.streams.pushing import PushedStream
     from batchmill.operators.contract import OperatorInfo
 
 M = TypeVar("M", bound=BaseModel)
@@ -49,7 +53,7 @@ MAX_JOBS_PAGE = 100
 MAX_INDEXES_PAGE = 1000
 
 
-class AsyncClient(InteractiveCalls, WebhookCalls):
+class AsyncClient(InteractiveCalls, PlanCalls, WebhookCalls):
     """A client of a Batchmill service for asyncio code.
 
     Use it as an async context manager or `close` it. It belongs to one event loop. Besides the errors that a method
@@ -104,15 +108,15 @@ class AsyncClient(InteractiveCalls, WebhookCalls):
             ServiceUnavailable: The service cannot be reached, or has too many unfinished jobs.
         """
         sender, parts = self.prepare(operator, rows, options)
-        return await self._send(sender, parts)
+        return self.job_of(await self._sent(sender, parts, sender.finish))
 
-    async def _send(self, sender: JobSender, parts: Iterator[UploadPart]) -> AsyncJob:
-        """Send a prepared job; after an error, delete what was sent."""
+    async def _sent(self, sender: JobSender, parts: Iterator[UploadPart], finish: Callable[[], Awaitable[M]]) -> M:
+        """Send the rows of a prepared job, then finish; after an error, delete what was sent."""
         try:
             while (part := await asyncio.to_thread(next, parts, None)) is not None:
                 if not sender.hold(part):
                     await sender.put(part)
-            return self.job_of(await sender.finish())
+            return await finish()
         except BaseException:
             await sender.abort()
             raise
@@ -236,6 +240,14 @@ class AsyncClient(InteractiveCalls, WebhookCalls):
             for request in requests
         ]
 
+    async def streams(self) -> list[PushedStream]:
+        """List the streams to which rows were sent with `push`.
+
+        Returns:
+            One entry per stream: its name, its rows, and the bytes of those that no job has settled yet.
+        """
+        return (await self._get(StreamsAnswer, "/v1/streams")).streams
+
     def job_of(self, status: JobStatus) -> AsyncJob:
         """Return the job that a status describes.
 
@@ -324,6 +336,20 @@ class AsyncClient(InteractiveCalls, WebhookCalls):
             One entry per pool: its capacity, and the shards and rows that run and wait.
         """
         return (await self._get(PoolsAnswer, "/v1/pools")).pools
+
+    async def scale(self, pool: str) -> PoolScale:
+        """Return how many workers a pool needs, and why.
+
+        Args:
+            pool: The name of the pool; one without workers and work needs none.
+
+        Returns:
+            The number of workers and of machines, with the times that it is based on.
+
+        Raises:
+            ServiceUnavailable: The service does not know: nothing should be started or stopped.
+        """
+        return await self._get(PoolScale, f"/v1/pools/{quote(pool, safe='')}/scale")
 
     async def operators(self) -> list[OperatorInfo]:
         """List the operators that the workers have loaded.

@@ -3,35 +3,38 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from batchmill.client.asynchronous import AsyncClient
 from batchmill.client.blocking_job import Job
+from batchmill.client.blocking_plans import BlockingPlans
+from batchmill.client.blocking_webhooks import BlockingWebhooks
 from batchmill.client.loop import LoopThread
 from batchmill.client.submitting.options import with_job_options
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
     from datetime import datetime, timedelta
 
     from batchmill.client.job import AsyncJob
     from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
     from batchmill.client.submitting.submission import JobSender
-    from batchmill.fleet import PoolStatus, WorkerInfo
+    from batchmill.fleet import PoolScale, PoolStatus, WorkerInfo
     from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.index_status import IndexStatus
     from batchmill.jobs.search import SearchHit
     from batchmill.jobs.sink import SinkSpec
     from batchmill.jobs.status import CheckedJob
-    from batchmill.jobs.streams.pushing import Pushed
-    from batchmill.jobs.webhooks.delivery import WebhookDelivery
+    from batchmill.jobs.streams.pushing import Pushed, PushedStream
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
 
+T = TypeVar("T")
 
-class Client:
+
+class Client(BlockingPlans, BlockingWebhooks):
     """A client of a Batchmill service; safe to share between threads.
 
     Use it as a context manager or `close` it. Besides the errors that a method lists, each raises `Unauthorized` and
@@ -88,15 +91,15 @@ class Client:
             ServiceUnavailable: The service cannot be reached, or has too many unfinished jobs.
         """
         sender, parts = self._async.prepare(operator, rows, options)
-        return self._send(sender, parts)
+        return self._wrap(self._async.job_of(self._sent(sender, parts, sender.finish)))
 
-    def _send(self, sender: JobSender, parts: Iterator[UploadPart]) -> Job:
-        """Send a prepared job; after an error, delete what was sent."""
+    def _sent(self, sender: JobSender, parts: Iterator[UploadPart], finish: Callable[[], Coroutine[Any, Any, T]]) -> T:
+        """Send the rows of a prepared job, then finish; after an error, delete what was sent."""
         try:
             for part in parts:
                 if not sender.hold(part):
                     self._loop.run(sender.put(part))
-            return self._wrap(self._async.job_of(self._loop.run(sender.finish())))
+            return self._loop.run(finish())
         except BaseException:
             self._loop.run(sender.abort())
             raise
@@ -134,6 +137,14 @@ class Client:
             Overloaded: The streams of the tenant hold as many bytes as they may; nothing was added by this request.
         """
         return self._loop.run(self._async.push(stream, rows, producer=producer, sequence=sequence))
+
+    def streams(self) -> list[PushedStream]:
+        """List the streams to which rows were sent with `push`.
+
+        Returns:
+            One entry per stream: its name, its rows, and the bytes of those that no job has settled yet.
+        """
+        return self._loop.run(self._async.streams())
 
     def rerun(
         self,
@@ -252,6 +263,20 @@ class Client:
         """
         return self._loop.run(self._async.pools())
 
+    def scale(self, pool: str) -> PoolScale:
+        """Return how many workers a pool needs, and why.
+
+        Args:
+            pool: The name of the pool; one without workers and work needs none.
+
+        Returns:
+            The number of workers and of machines, with the times that it is based on.
+
+        Raises:
+            ServiceUnavailable: The service does not know: nothing should be started or stopped.
+        """
+        return self._loop.run(self._async.scale(pool))
+
     def operators(self) -> list[OperatorInfo]:
         """List the operators that the workers have loaded.
 
@@ -354,31 +379,6 @@ class Client:
             NotFound: There is no such index.
         """
         self._loop.run(self._async.forget_index(name))
-
-    def webhook_deliveries(self, limit: int = 50) -> list[WebhookDelivery]:
-        """List the messages that webhooks send about jobs, the newest first.
-
-        Args:
-            limit: At most this many, 1 to 1000.
-
-        Returns:
-            Those that are to be sent, were delivered in the last hour, or were given up in the last week.
-        """
-        return self._loop.run(self._async.webhook_deliveries(limit))
-
-    def replay_webhook(self, delivery_id: str) -> WebhookDelivery:
-        """Send a message again, under the same id.
-
-        Args:
-            delivery_id: The id of the message.
-
-        Returns:
-            The message, which is pending again.
-
-        Raises:
-            NotFound: There is no such message.
-        """
-        return self._loop.run(self._async.replay_webhook(delivery_id))
 
     def costs(self, limit: int = 50) -> CostTotals:
         """Read what all jobs cost, deleted ones included.

@@ -37,7 +37,8 @@ _KEPT_TABLES = re.compile(r"pg_|batchmill_|.*__[0-9a-z]{20}$")
 ID, ROOT, GENERATION = OWN_COLUMNS = ("_id", "_root", "_generation")
 """The columns that stored rows have besides those of the job: their id, their document, and the job that wrote them."""
 
-LANCE_ENDING = ".lance"
+LANCE_ENDING, USEARCH_ENDING = FOLDER_ENDINGS = (".lance", ".usearch")
+"""How the paths of sinks that are folders end."""
 
 Mode = Literal["replace", "upsert", "mirror", "amend"]
 """What becomes of the rows that are there: see `SinkSpec.mode`. `amend` is for replays: rows go in by their ids."""
@@ -73,7 +74,7 @@ class SinkSpec(_Value):
     """A store for the rows of a job, and how they are put into it."""
 
     to: str = Field(min_length=1, max_length=4096)
-    """A path that ends in `.lance`, or `STORE:TABLE` with a store that the service's settings name."""
+    """A path that ends in `.lance` or `.usearch`, or `STORE:TABLE` with a store that the service's settings name."""
     name: str | None = Field(default=None, pattern=NAME_PATTERN)
     """What the index is called in searches. None: as its file or table."""
     vector: str = Field(default="embedding", min_length=1, max_length=128)
@@ -96,8 +97,10 @@ class SinkSpec(_Value):
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:
-        if self.table is None and not self.to.endswith(LANCE_ENDING):
-            raise ValueError("expected a path that ends in .lance, or STORE:TABLE with a store of the service")
+        if self.table is None and not self.to.endswith(FOLDER_ENDINGS):
+            raise ValueError(
+                "expected a path that ends in .lance or .usearch, or STORE:TABLE of a store of the service"
+            )
         if self.table is not None and _KEPT_TABLES.match(self.table.table):
             raise ValueError(f"{self.table.table!r} is a name for tables of the database or the service")
         if self.vector in OWN_COLUMNS or self.id == self.vector:

@@ -7,10 +7,14 @@ tenants = ["search"]
 
 [notes]
 url = "chroma+https://chroma.example:8000"
+
+[pages]
+url = "qdrant+https://qdrant.example:6333"
 """
 
 from __future__ import annotations
 
+from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import parse_qs, urlsplit
@@ -23,7 +27,16 @@ from batchmill.storage.named_tables import read_named, read_secret
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-SCHEMES = ("postgresql", "chroma+http", "chroma+https")
+
+class StoreKind(StrEnum):
+    """What a database is: how the scheme of its URL begins."""
+
+    POSTGRES = "postgresql"
+    CHROMA = "chroma"
+    QDRANT = "qdrant"
+
+
+SCHEMES = ("postgresql", "chroma+http", "chroma+https", "qdrant+http", "qdrant+https")
 
 
 class NamedStore(BaseModel):
@@ -36,9 +49,9 @@ class NamedStore(BaseModel):
     tenants: list[str] | None = None  # who may use it; None: all
 
     @property
-    def scheme(self) -> str:
+    def kind(self) -> StoreKind:
         """What kind of database it is."""
-        return urlsplit(self.url).scheme
+        return StoreKind(urlsplit(self.url).scheme.partition("+")[0])
 
     def password(self) -> str | None:
         """Read its password. Raises `InvalidSettings` if the file cannot be read."""

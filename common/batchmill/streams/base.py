@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 LOST_MESSAGE = "LostMessage"
 """The error type of a row that its source had deleted before a worker could read it."""
 
+BAD_FILE = "BadFile"
+"""The error type of a file of a watched folder that cannot be read at all."""
+
 BAD_MESSAGE = "BadMessage"
 """The error type of a message that is no row."""
 

@@ -257,8 +257,8 @@ class Admission:
                 spec = spec.model_copy(update={"source": source})
             return self._open(job_id, spec, found)
         if spec.stream is not None:
-            spec, stream = self._streams.open(spec, spec.stream, tenant)
-            return _Input(spec, stream, 0)
+            spec, endless = self._streams.open(job_id, spec, spec.stream, tenant)
+            return _Input(spec, endless, 0)
         if isinstance(spec.source, UploadSource):
             return self._from_upload(job_id, spec, spec.source, tenant)
         if isinstance(spec.source, ResultsSource):

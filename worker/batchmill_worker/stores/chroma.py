@@ -1,165 +1,74 @@
-"""Chroma: a collection of a server that the settings name.
+"""Chroma: a collection of a server that the settings name; see `collection_store`.
 
-1. An attempt puts its rows into a collection beside the visible one, `TABLE__JOB`, by their ids. All attempts of a job
-   that write a row write the same one, since they read the same committed part, so it does not matter which was last.
-2. `publish` for `replace` gives that collection the name of the visible one. Otherwise it copies the rows into the
-   visible one, deletes the former rows of the same documents after that, and drops the collection beside it.
-3. The metadata of the visible collection names the job and the sink's target: one without them is somebody else's, and
-   is never written. Whoever writes or publishes for an older job finds the newer one there.
-
-Chroma has neither transactions nor conditions for writes. So readers can see a part of an `upsert`, and for a moment no
-collection at all while `replace` renames two. A writer that was frozen may put an equal row into a collection that is
-not visible, or was published by its own job.
+`replace` renames two collections, since Chroma has no aliases: for a moment there is no collection of the visible name.
+It has no conditions for writes either, so a publisher that was frozen, and is superseded, may finish its current page.
 """
 
 from __future__ import annotations
 
+import base64
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.compute as pc
 
-from batchmill.errors import InvalidOutput, InvalidParams, InvalidRows, StaleToken
-from batchmill.jobs.sink import GENERATION, ID, ROOT, IndexSpec
-from batchmill_worker.stores.base import DISTANCE, Published, Receipt, beside, foreign, twins
-from batchmill_worker.stores.chroma_http import ChromaHttp, Collection, MissingCollection, RefusedRequest
-from batchmill_worker.stores.chroma_values import condition, from_text, kept_schema, metadata_of, to_text
-from batchmill_worker.stores.filters import check_columns
+from batchmill.errors import InvalidOutput
+from batchmill.jobs.sink import ROOT, IndexSpec
+from batchmill_worker.stores.base import beside, cannot_search
+from batchmill_worker.stores.collection_store import SEARCHED, TIME, Collection, CollectionStore, Hit, Points, Query
+from batchmill_worker.stores.filters import terms_of
+from batchmill_worker.stores.json_http import JsonHttp, MissingCollection, RefusedRequest
+from batchmill_worker.stores.payloads import check_values
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
-    import numpy.typing as npt
+    import pyarrow as pa
 
-    from batchmill.jobs.sink import SinkSpec
-    from batchmill.operators.contract import RowError
     from batchmill.storage.named_stores import NamedStore
     from batchmill_worker.stores.base import Build, Where
+    from batchmill_worker.stores.filters import Term
 
-JOB, TARGET, SCHEMA = "batchmill_job", "batchmill_target", "batchmill_schema"
-"""The metadata of a collection."""
-
+DEFAULTS = ("default_tenant", "default_database")
 MIN_NAME = 3
-SEARCHED = 100  # candidates that a search considers
 ROOTS_AT_ONCE = 500
 _SPACES = {"cosine": "cosine", "l2": "l2", "dot": "ip"}
 
 
-class ChromaStore:
-    """A collection; see `Store`. Its graph index is always there."""
+class ChromaStore(CollectionStore):
+    """A collection of Chroma. Its graph index is always there."""
 
     def __init__(self, store: NamedStore, table: str) -> None:
-        self._http = ChromaHttp(store)
-        self._table = table
+        super().__init__(ChromaServer(store), table)
 
-    def schema(self) -> pa.Schema | None:
-        """See `Store`."""
-        found = self._http.find(self._table)
-        return None if found is None else self._schema(found)
 
-    def refused(self, rows: pa.Table) -> dict[int, RowError]:  # noqa: ARG002  # Chroma takes all values
-        """See `Store`."""
-        return {}
+class ChromaServer:
+    """The collections of one database of a server, by its HTTP interface of version 2; see `Server`."""
 
-    def write(self, build: Build, part: str, rows: pa.Table) -> Receipt:
-        """See `Store`."""
-        if len(self._table) < MIN_NAME or not self._table[0].isalnum() or not self._table[-1].isalnum():
+    def __init__(self, store: NamedStore) -> None:
+        self._http = JsonHttp(store, "Chroma", "x-chroma-token", lambda answer: answer["message"])
+        tenant, database = (*self._http.path_names, *DEFAULTS[len(self._http.path_names) :])[:2]
+        self._rows_at_once: int | None = None
+        self._folder = f"/api/v2/tenants/{quote(tenant)}/databases/{quote(database)}/collections"
+
+    def check_name(self, table: str) -> None:
+        """See `Server`."""
+        if len(table) < MIN_NAME or not table[0].isalnum() or not table[-1].isalnum():
             raise InvalidOutput(
-                f"{self._table!r} is no name of a Chroma collection.",
+                f"{table!r} is no name of a Chroma collection.",
                 hint=f"It needs {MIN_NAME} characters or more; the first and the last one are letters or digits.",
             )
-        if self._is_published(build):
-            raise StaleToken(f"the rows of this job are in {self._table!r} already.")
-        _refuse_twins(build, rows)
+
+    def find(self, name: str) -> Collection | None:
+        """See `Server`."""
         try:
-            self._put(self._make(beside(self._table, build.job), build), build, rows)
-        except MissingCollection as error:
-            raise self._gone() from error
-        except RefusedRequest as error:
-            raise InvalidRows(f"Chroma does not take the rows: {error}.") from error
-        return Receipt(part, rows.num_rows)
+            return _collection(self._http.ask("GET", f"{self._folder}/{quote(name)}"))
+        except MissingCollection:
+            return None
 
-    def publish(self, build: Build, receipts: Sequence[Receipt]) -> Published:
-        """See `Store`."""
-        staged = beside(self._table, build.job)
-        deleted = 0
-        if not self._is_published(build):
-            try:
-                deleted = self._publish(build, staged, sum(receipt.rows for receipt in receipts))
-            except (MissingCollection, RefusedRequest) as error:
-                if not self._is_published(build):  # by another publisher, which was faster
-                    raise self._gone() from error
-        self._http.drop(staged)
-        self._http.drop(_former(staged))
-        found = self._http.find(self._table)
-        return Published(0 if found is None else self._http.count(found), deleted, "hnsw")
-
-    def search(
-        self, sink: SinkSpec, vector: npt.NDArray[np.float32], k: int, where: Where, columns: Sequence[str] | None
-    ) -> pa.Table:
-        """See `Store`."""
-        found = self._http.find(self._table)
-        if found is None:
-            raise InvalidParams(f"there is no collection {self._table!r}.")
-        schema = self._schema(found)
-        names = [name for name in schema.names if name != sink.vector] if columns is None else list(columns)
-        check_columns([*names, *where], schema.names)
-        include = ["metadatas", "distances", *(["embeddings"] if sink.vector in names else [])]
-        body = {"query_embeddings": [vector.tolist()], "n_results": k, "include": include}
-        try:
-            answer = self._http.query(found, body | {"where": condition(where, schema)})
-        except MissingCollection as error:
-            raise InvalidParams(f"there is no collection {self._table!r}.") from error
-        rows = [
-            dict(metadata or {}) | {ID: one}
-            for one, metadata in zip(answer["ids"][0], answer["metadatas"][0], strict=True)
-        ]
-        if sink.vector in names:
-            rows = [row | {sink.vector: one} for row, one in zip(rows, answer["embeddings"][0], strict=True)]
-        shown = {name: pa.array([row.get(name) for row in rows], schema.field(name).type) for name in names}
-        return pa.table(shown | {DISTANCE: pa.array(answer["distances"][0], pa.float32())})
-
-    def _publish(self, build: Build, staged_name: str, rows: int) -> int:
-        staged = self._http.find(staged_name)
-        if staged is None:
-            raise MissingCollection(staged_name)
-        if self._http.count(staged) < rows:
-            raise twins(build, None)
-        return self._swap(build, staged) if build.sink.mode == "replace" else self._merge(build, staged)
-
-    def _swap(self, build: Build, staged: Collection) -> int:
-        """Give the new collection the name of the visible one."""
-        visible = self._http.find(self._table)
-        deleted = 0 if visible is None else self._http.count(visible)
-        if visible is not None:
-            self._http.change(visible, _former(staged.name))
-        self._http.change(staged, self._table, self._marks(build, build.job))
-        return deleted
-
-    def _merge(self, build: Build, staged: Collection) -> int:
-        """Copy the new rows into the visible collection, and delete those that they leave over."""
-        http, visible = self._http, self._make(self._table, build)
-        roots: set[str] = set()
-        for page in http.pages(staged, http.max_rows()):
-            http.upsert(visible, page["ids"], np.array(page["embeddings"], np.float32), page["metadatas"])
-            roots |= {metadata[ROOT] for metadata in page["metadatas"]}
-        rows = http.count(visible)
-        others = {GENERATION: {"$ne": build.job}}
-        if build.sink.mode == "mirror":
-            http.delete(visible, others)
-        elif build.sink.mode == "upsert":
-            named = sorted(roots)
-            for start in range(0, len(named), ROOTS_AT_ONCE):
-                http.delete(visible, {"$and": [{ROOT: {"$in": named[start : start + ROOTS_AT_ONCE]}}, others]})
-        self._is_published(build)  # a newer job may have been
-        deleted = rows - http.count(visible)
-        http.change(visible, self._table, self._marks(build, build.job))
-        return deleted
-
-    def _make(self, name: str, build: Build) -> Collection:
-        """Return a collection, which is made if it is missing."""
-        found = self._http.find(name)
+    def make(self, name: str, build: Build, metadata: dict[str, Any]) -> Collection:
+        """See `Server`."""
+        found = self.find(name)
         if found is not None:
             return found
         spec = build.sink.index if isinstance(build.sink.index, IndexSpec) else IndexSpec()
@@ -169,40 +78,101 @@ class ChromaStore:
             "ef_construction": spec.ef_construction,
             "ef_search": SEARCHED,
         }
-        return self._http.make(name, {"hnsw": hnsw}, self._marks(build, ""))
+        body = {"name": name, "configuration": {"hnsw": hnsw}, "metadata": metadata, "get_or_create": True}
+        return _collection(self._http.ask("POST", self._folder, body))
 
-    def _marks(self, build: Build, job: str) -> dict[str, Any]:
-        return {JOB: job, TARGET: build.sink.to, SCHEMA: to_text(kept_schema(build.schema, build.sink.vector))}
+    def mark(self, one: Collection, metadata: dict[str, Any]) -> None:
+        """See `Server`."""
+        self._change(one, one.name, metadata)
 
-    def _put(self, one: Collection, build: Build, rows: pa.Table) -> None:
-        vectors = rows[build.sink.vector].combine_chunks().flatten().to_numpy().reshape(-1, build.dimension)
-        ids = rows[ID].to_pylist()
-        metadata = metadata_of(rows.drop_columns([ID, build.sink.vector]))
-        size = self._http.max_rows()
-        for start in range(0, rows.num_rows, size):
+    def show(self, staged: Collection, visible: Collection | None, table: str, metadata: dict[str, Any]) -> None:
+        """See `Server`. Of two at the same time, one is refused: the name is taken."""
+        if visible is not None:
+            self._change(visible, _former(staged.name), None)
+        self._change(staged, table, metadata)
+
+    def clean(self, table: str, build: Build) -> None:
+        """See `Server`."""
+        staged = beside(table, build.job)
+        for name in (staged, _former(staged)):
+            try:
+                self._http.ask("DELETE", f"{self._folder}/{quote(name)}")
+            except MissingCollection:
+                continue
+
+    def count(self, one: Collection) -> int:
+        """See `Server`."""
+        return int(self._http.ask("GET", f"{self._folder}/{one.id}/count"))
+
+    def put(self, one: Collection, points: Points, time: int) -> None:  # noqa: ARG002  # writes have no conditions
+        """See `Server`."""
+        size = self._max_rows()
+        for start in range(0, len(points.ids), size):
             some = slice(start, start + size)
-            self._http.upsert(one, ids[some], vectors[some], metadata[some])
+            coded = [base64.b64encode(vector.tobytes()).decode() for vector in points.vectors[some].astype("<f4")]
+            body = {"ids": points.ids[some], "embeddings": coded, "metadatas": points.payloads[some]}
+            self._http.ask("POST", f"{self._folder}/{one.id}/upsert", body)
 
-    def _is_published(self, build: Build) -> bool:
-        """Return whether the job was published. Raises `StaleToken` if a newer one was, and as `foreign`."""
-        found = self._http.find(self._table)
-        if found is None:
-            return False
-        self._schema(found)
-        if found.metadata[TARGET] != build.sink.to:
-            why = "its server is reached under two names of stores, and the collection was made under the other one"
-            raise foreign(f"the collection {self._table!r}", why)
-        if found.metadata[JOB] > build.job:
-            raise StaleToken(f"job {found.metadata[JOB]} has published rows into {self._table!r} since.")
-        return bool(found.metadata[JOB] == build.job)
+    def pages(self, one: Collection) -> Iterator[Points]:
+        """See `Server`."""
+        start, size = 0, self._max_rows()
+        while True:
+            body = {"limit": size, "offset": start, "include": ["embeddings", "metadatas"]}
+            page = self._http.ask("POST", f"{self._folder}/{one.id}/get", body)
+            if not page["ids"]:
+                return
+            yield Points(page["ids"], np.array(page["embeddings"], np.float32), page["metadatas"])
+            start += len(page["ids"])
 
-    def _schema(self, found: Collection) -> pa.Schema:
-        if not {JOB, TARGET, SCHEMA} <= found.metadata.keys():
-            raise foreign(f"the collection {self._table!r}", "its server has one of that name that no sink has made")
-        return from_text(found.metadata[SCHEMA])
+    def delete_former(self, one: Collection, time: int, roots: Sequence[str] | None) -> None:
+        """See `Server`."""
+        former = {TIME: {"$lt": time}}
+        if roots is None:
+            self._delete(one, former)
+            return
+        for start in range(0, len(roots), ROOTS_AT_ONCE):
+            self._delete(one, {"$and": [{ROOT: {"$in": roots[start : start + ROOTS_AT_ONCE]}}, former]})
 
-    def _gone(self) -> StaleToken:
-        return StaleToken(f"the rows of this job in {self._table!r} were published or dropped meanwhile.")
+    def index(self, one: Collection, build: Build) -> str:  # noqa: ARG002  # it grows with the rows
+        """See `Server`."""
+        return "hnsw"
+
+    def condition(self, where: Where, schema: pa.Schema) -> dict[str, Any] | None:
+        """See `Server`."""
+        terms = [_term(term, schema.field(term.column).type) for term in terms_of(where)]
+        return {"$and": terms} if len(terms) > 1 else next(iter(terms), None)
+
+    def nearest(self, one: Collection, query: Query) -> list[Hit]:
+        """See `Server`."""
+        body = {
+            "query_embeddings": [query.vector.tolist()],
+            "n_results": query.k,
+            "where": query.where,
+            "include": ["metadatas", "distances", *(["embeddings"] if query.with_vectors else [])],
+        }
+        try:
+            answer = self._http.ask("POST", f"{self._folder}/{one.id}/query", body)
+        except RefusedRequest as error:
+            raise cannot_search(str(error)) from error
+        ids, distances = answer["ids"][0], answer["distances"][0]
+        vectors = answer["embeddings"][0] if query.with_vectors else [None] * len(ids)
+        return [
+            Hit(one_id, distance, metadata or {}, vector)
+            for one_id, distance, metadata, vector in zip(ids, distances, answer["metadatas"][0], vectors, strict=True)
+        ]
+
+    def _delete(self, one: Collection, where: dict[str, Any]) -> None:
+        self._http.ask("POST", f"{self._folder}/{one.id}/delete", {"where": where})
+
+    def _change(self, one: Collection, name: str, metadata: dict[str, Any] | None) -> None:
+        """Give a collection a name, and other metadata unless that is None. Raises `RefusedRequest` if it is taken."""
+        self._http.ask("PUT", f"{self._folder}/{one.id}", {"new_name": name, "new_metadata": metadata})
+
+    def _max_rows(self) -> int:
+        """Return how many rows a request may have. Asked once: what is looked up before a write is to be new."""
+        if self._rows_at_once is None:
+            self._rows_at_once = int(self._http.ask("GET", "/api/v2/pre-flight-checks")["max_batch_size"])
+        return self._rows_at_once
 
 
 def _former(staged: str) -> str:
@@ -210,9 +180,12 @@ def _former(staged: str) -> str:
     return f"{staged}__former"
 
 
-def _refuse_twins(build: Build, rows: pa.Table) -> None:
-    """Raise `InvalidRows` if two rows of an attempt have one id, which only a column of the user's can give them."""
-    counts = pc.value_counts(rows[ID].combine_chunks())
-    twice = counts.filter(pc.greater(counts.field("counts"), 1))
-    if len(twice):
-        raise twins(build, rows.filter(pc.equal(rows[ID], twice[0]["values"]))[ROOT][0].as_py())
+def _collection(found: dict[str, Any]) -> Collection:
+    return Collection(found["id"], found["name"], found.get("metadata") or {})
+
+
+def _term(term: Term, kind: pa.DataType) -> dict[str, Any]:
+    check_values(term, kind)
+    if term.value is None:
+        raise cannot_search("Chroma does not find rows by values that they do not have")
+    return {term.column: {f"${term.comparison}": term.value}}

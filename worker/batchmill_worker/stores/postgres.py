@@ -19,23 +19,18 @@ import logging
 import math
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import pyarrow as pa
 
 from batchmill.errors import InvalidParams, MissingExtra, StaleToken, StorageUnavailable
 from batchmill.jobs.sink import GENERATION, ID, INDEX_FROM_ROWS, ROOT, IndexSpec
-from batchmill_worker.stores.base import (
-    COMPARISONS,
-    DISTANCE,
-    Published,
-    Receipt,
-    cannot_search,
-    twins,
-)
+from batchmill_worker.stores.base import COMPARISONS, DISTANCE, Published, Receipt, cannot_search, twins
 from batchmill_worker.stores.base import beside as beside_of
 from batchmill_worker.stores.filters import check_columns, terms_of
+from batchmill_worker.stores.postgres_copy import copied
 from batchmill_worker.stores.postgres_notes import is_published, lock, make_notes, note, quoted
-from batchmill_worker.stores.postgres_types import arrow_type, refused_values, register_encoded, type_of, values_of
+from batchmill_worker.stores.postgres_types import arrow_type, refused_values, type_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -88,12 +83,11 @@ class PostgresStore:
                 if is_published(db, self._table, build):
                     raise StaleToken(f"the rows of this job are in {self._table!r} already.")
                 db.execute(_create_table(beside_of(self._table, build.job), build.schema, PART))
-            names = [*rows.column_names, PART]
-            types = [*(type_of(field)[0] for field in build.schema), "text"]
-            with db.transaction(), db.cursor().copy(_copy(beside_of(self._table, build.job), names)) as copy:
-                copy.set_types([kind.partition("(")[0] for kind in types])
-                for row in values_of(rows):
-                    copy.write_row((*row, part))
+            named = rows.append_column(PART, pa.repeat(part, rows.num_rows))
+            statement = _copy(beside_of(self._table, build.job), named.column_names)
+            with db.transaction(), db.cursor().copy(statement) as copy:
+                for data in copied(named):
+                    copy.write(data)
         return Receipt(part, rows.num_rows)
 
     def publish(self, build: Build, receipts: Sequence[Receipt]) -> Published:
@@ -113,10 +107,9 @@ class PostgresStore:
             beside = beside_of(self._table, build.job)
             _keep_only(db, beside, [receipt.part for receipt in receipts])
             if build.sink.mode == "replace":
-                deleted = self._replace(db, build, beside)
-            else:
-                deleted = self._upsert(db, build, beside)
-            return _published(db, self._table, deleted)
+                rows = sum(receipt.rows for receipt in receipts)
+                return _published(db, self._table, self._replace(db, build, beside, rows), rows)
+            return _published(db, self._table, self._upsert(db, build, beside))
 
     def search(
         self, sink: SinkSpec, vector: npt.NDArray[np.float32], k: int, where: Where, columns: Sequence[str] | None
@@ -146,12 +139,12 @@ class PostgresStore:
         rows = [dict(zip([*names, DISTANCE], map(_shown, row), strict=True)) for row in found]
         return pa.Table.from_pylist(rows) if rows else pa.table({name: pa.nulls(0) for name in [*names, DISTANCE]})
 
-    def _replace(self, db: Connection[Any], build: Build, beside: str) -> int:
+    def _replace(self, db: Connection[Any], build: Build, beside: str, rows: int) -> int:
         sql = _psycopg().sql
         with db.transaction():
             _make_key(db, build, beside)
         with db.transaction():
-            self._index(db, build, beside)
+            self._index(db, build, beside, rows)
         with db.transaction():
             lock(db, self._table)
             is_published(db, self._table, build)
@@ -183,7 +176,7 @@ class PostgresStore:
                 )
             )
             deleted = self._delete_former(db, build, beside)
-            self._index(db, build, self._table)
+            self._index(db, build, self._table, _count(db, self._table))
             db.execute(sql.SQL("drop table {}").format(sql.Identifier(beside)))
             note(db, self._table, build)
         return deleted
@@ -201,10 +194,10 @@ class PostgresStore:
         )
         return db.execute(deletion, [build.job]).rowcount
 
-    def _index(self, db: Connection[Any], build: Build, table: str) -> None:
+    def _index(self, db: Connection[Any], build: Build, table: str, rows: int) -> None:
         """Build the index that the sink asks for; one that is there grows with the table."""
         sink, sql = build.sink, _psycopg().sql
-        wanted = isinstance(sink.index, IndexSpec) or (sink.index == "auto" and _count(db, table) >= INDEX_FROM_ROWS)
+        wanted = isinstance(sink.index, IndexSpec) or (sink.index == "auto" and rows >= INDEX_FROM_ROWS)
         if not wanted or build.dimension > MAX_INDEXED_DIMENSION or _index_kind(db, table) != "none":
             return
         spec = sink.index if isinstance(sink.index, IndexSpec) else IndexSpec()
@@ -264,7 +257,9 @@ def _found(db: Connection[Any], query: Composed, values: list[Any]) -> list[tupl
 
 
 def _shown(value: Any) -> Any:
-    """Return a value as Arrow takes it: a vector is a list."""
+    """Return a value as Arrow takes it: a vector is a list, an id a text."""
+    if isinstance(value, UUID):
+        return str(value)
     return value.to_list() if hasattr(value, "to_list") else value
 
 
@@ -274,11 +269,10 @@ def _prepare(db: Connection[Any]) -> None:
 
     make_notes(db)
     register_vector(db)
-    register_encoded(db)
 
 
-def _published(db: Connection[Any], table: str, deleted: int = 0) -> Published:
-    return Published(_count(db, table), deleted, _index_kind(db, table))
+def _published(db: Connection[Any], table: str, deleted: int = 0, rows: int | None = None) -> Published:
+    return Published(_count(db, table) if rows is None else rows, deleted, _index_kind(db, table))
 
 
 def _keep_only(db: Connection[Any], beside: str, parts: list[str]) -> None:
@@ -372,7 +366,7 @@ def _conditions(where: Where) -> tuple[Composable, list[Any]]:
         if term.value is None:
             terms.append(sql.SQL("{} is null" if term.comparison == "eq" else "{} is not null").format(name))
         elif term.comparison == "in":
-            terms.append(sql.SQL("{} = any(%s)").format(name))
+            terms.append(sql.SQL("{} = any(%s::uuid[])" if term.column == ID else "{} = any(%s)").format(name))
             values.append(list(term.value))
         else:
             terms.append(sql.SQL("{} {} %s").format(name, sql.SQL(COMPARISONS[term.comparison])))

@@ -1,27 +1,28 @@
-"""The types of PostgreSQL and those of Arrow, and the values of rows as PostgreSQL takes them."""
+"""The types of PostgreSQL and those of Arrow, and the values that PostgreSQL cannot hold."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from batchmill.jobs.sink import ID
 from batchmill.operators.contract import RowError
 
-if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from psycopg import Connection
+VECTOR = "vector"
+"""The type of pgvector."""
 
 
 def type_of(field: pa.Field) -> tuple[str, pa.DataType]:
     """Return the type of a column in PostgreSQL, and the Arrow type of what a table with it has."""
     kind, known = field.type, pa.types
+    if field.name == ID:
+        return "uuid", pa.string()
     if known.is_fixed_size_list(kind) and known.is_float32(kind.value_type):
-        return f"vector({kind.list_size})", kind
+        return f"{VECTOR}({kind.list_size})", kind
     for fits, name, arrow in _TYPES:
         if fits(kind):
             return name, arrow
@@ -63,14 +64,9 @@ _BACK = {
 
 def arrow_type(kind: str) -> pa.DataType:
     """Return the Arrow type of a column of the type `kind`, as PostgreSQL writes it."""
-    if kind.startswith("vector("):
-        return pa.list_(pa.float32(), int(kind[len("vector(") : -1]))
+    if kind.startswith(VECTOR):
+        return pa.list_(pa.float32(), int(kind[len(VECTOR) + 1 : -1]))
     return _BACK.get(kind, pa.string())
-
-
-def values_of(rows: pa.Table) -> Iterator[tuple[Any, ...]]:
-    """Yield the rows as what PostgreSQL takes."""
-    return zip(*(_column(rows[field.name], field) for field in rows.schema), strict=True)
 
 
 def refused_values(rows: pa.Table) -> dict[int, RowError]:
@@ -95,44 +91,3 @@ def _is_json(value: Any) -> bool:
         return "\\u0000" not in json.dumps(value, default=str, allow_nan=False)
     except ValueError:
         return False
-
-
-def _column(column: pa.ChunkedArray, field: pa.Field) -> Any:
-    name, arrow = type_of(field)
-    if name.startswith("vector("):
-        return _encoded(column, field.type.list_size)
-    if name != "jsonb":
-        return column.cast(arrow).to_pylist()
-    from psycopg.types.json import Jsonb
-
-    return [None if value is None else Jsonb(value, dumps=_dumps) for value in column.to_pylist()]
-
-
-def _encoded(column: pa.ChunkedArray, size: int) -> list[bytes]:
-    """Return vectors in pgvector's binary form: the length as an int16, another int16, and the numbers, big-endian."""
-    numbers = column.combine_chunks().flatten().to_numpy(zero_copy_only=False).reshape(-1, size)
-    width = 4 + 4 * size
-    rows = np.zeros((len(numbers), width), np.uint8)
-    rows[:, :2] = np.frombuffer(size.to_bytes(2, "big"), np.uint8)
-    rows[:, 4:] = numbers.astype(">f4").view(np.uint8)
-    data = rows.tobytes()
-    return [data[start : start + width] for start in range(0, len(data), width)]
-
-
-def register_encoded(db: Connection[Any]) -> None:
-    """Let a COPY take vectors that are in their binary form already: pgvector converts one at a time, in Python."""
-    from psycopg.adapt import Dumper
-    from psycopg.pq import Format
-
-    class _EncodedDumper(Dumper):
-        format = Format.BINARY
-        oid = db.adapters.types["vector"].oid
-
-        def dump(self, obj: bytes) -> bytes:
-            return obj
-
-    db.adapters.register_dumper(None, _EncodedDumper)
-
-
-def _dumps(value: Any) -> str:
-    return json.dumps(value, default=str)

@@ -4,6 +4,9 @@ The executor first asks for the cost of each row of a window, then prepares the 
 first request are cached for the second: a text's tokens are removed when its batch takes them, and the least recently
 used are dropped when the cache exceeds `MAX_CACHED_BYTES`. A text that is needed once more, because its batch is run
 again in halves, is tokenised again.
+
+Of a text that is much longer than what the model takes, only the beginning is tokenised: as much as has so many more
+tokens than the model takes that where it is cut does not matter to those that the model gets.
 """
 
 from __future__ import annotations
@@ -25,6 +28,11 @@ if TYPE_CHECKING:
     from batchmill_worker.text.columns import Text
 
 MAX_CACHED_BYTES = 64 * 2**20
+CHARACTERS_PER_TOKEN = 16
+"""Of a longer text than this for each token of the limit, a part is tokenised first; texts have about 4."""
+MARGIN_TOKENS = 64
+"""How many tokens a part has to have beyond the limit: those at its end depend on what follows."""
+GROWTH = 4
 _ENTRY_BYTES = 400
 """The size of a cached text besides its characters and tokens."""
 
@@ -86,9 +94,10 @@ class TokenReader:
         errors = {place: text for place, text in enumerate(texts) if isinstance(text, RowError)}
         if not self._truncate and self._limit is not None:
             readable = {place: text for place, text in enumerate(texts) if not isinstance(text, RowError)}
-            for place, tokens in zip(readable, self._cache.get(list(readable.values())), strict=True):
+            for (place, text), tokens in zip(readable.items(), self._cache.get(list(readable.values())), strict=True):
                 if tokens.shape[1] > self._limit:
-                    errors[place] = RowError(f"the text has {tokens.shape[1]} tokens, the model takes {self._limit}")
+                    count = f"{'more than ' * (self._bounded(text) != text)}{tokens.shape[1]}"
+                    errors[place] = RowError(f"the text has {count} tokens, the model takes {self._limit}")
         return [text for place, text in enumerate(texts) if place not in errors], errors  # type: ignore[misc]  # the errors are left out
 
     def features(self, texts: Sequence[Text]) -> dict[str, Any]:
@@ -116,16 +125,47 @@ class TokenReader:
         return self._limit if self._truncate else 1
 
     def _tokenize(self, texts: Sequence[Text]) -> list[Tokens]:
-        encoded = self._tokenizer(
+        encoded = self._encode([self._bounded(text) for text in texts], truncates=self._truncate)
+        fields = [encoded[field] for field in self._pads]
+        return [np.array(row, dtype=np.int32) for row in zip(*fields, strict=True)]
+
+    def _encode(self, texts: Sequence[Text], *, truncates: bool) -> Any:
+        return self._tokenizer(
             *self._inputs(texts),
-            truncation="longest_first" if self._truncate else False,
-            max_length=self._limit if self._truncate else None,
+            truncation="longest_first" if truncates else False,
+            max_length=self._limit if truncates else None,
             padding=False,
             return_attention_mask=False,
             verbose=False,
         )
-        fields = [encoded[field] for field in self._pads]
-        return [np.array(row, dtype=np.int32) for row in zip(*fields, strict=True)]
+
+    def _bounded(self, text: Text) -> Text:
+        """Return what has to be tokenised of a text, or of the longer one of a pair if the other one is short.
+
+        Of two long texts, how much is taken of each depends on which one has more tokens: they are tokenised whole.
+        """
+        if self._limit is None:
+            return text
+        if isinstance(text, str):
+            return self._beginning(text, lambda part: part)
+        first, second = text
+        if len(second.encode(errors="replace")) < self._limit:
+            return self._beginning(first, lambda part: (part, second)), second
+        if len(first.encode(errors="replace")) < self._limit:
+            return first, self._beginning(second, lambda part: (first, part))
+        return text
+
+    def _beginning(self, text: str, whole: Callable[[str], Text]) -> str:
+        """Return enough of the beginning of a text. whole: makes what is tokenised of a part of it."""
+        limit = self._limit or 0
+        size = limit * CHARACTERS_PER_TOKEN
+        while size < len(text):
+            space = text.rfind(" ", size // 2, size)
+            part = text[: size if space < 0 else space]
+            if len(self._encode([whole(part)], truncates=False)["input_ids"][0]) >= 2 * limit + MARGIN_TOKENS:
+                return part
+            size *= GROWTH
+        return text
 
     def _inputs(self, texts: Sequence[Text]) -> list[list[str]]:
         parts = [(text,) if isinstance(text, str) else text for text in texts]

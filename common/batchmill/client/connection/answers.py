@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from batchmill.fleet import PoolStatus, WorkerInfo
 from batchmill.jobs.index_status import IndexStatus
 from batchmill.jobs.status import JobStatus
+from batchmill.jobs.streams.pushing import PushedStream
 from batchmill.jobs.webhooks.delivery import WebhookDelivery
 from batchmill.operators.contract import OperatorInfo
 
@@ -41,6 +42,12 @@ class DeliveriesAnswer(BaseModel):
     """Some of the messages of the tenant's webhooks."""
 
     deliveries: list[WebhookDelivery]
+
+
+class StreamsAnswer(BaseModel):
+    """The streams to which rows of the tenant were sent."""
+
+    streams: list[PushedStream]
 
 
 class OperatorsAnswer(BaseModel):

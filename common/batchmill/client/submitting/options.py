@@ -34,8 +34,8 @@ class JobOptions(TypedDict, total=False):
             `StageForm`.
         output: A folder for the results, or `{"path": …, "format": "parquet" | "jsonl"}`, also with
             `max_rows_per_file` or `target_file_bytes`. None: the service keeps the results.
-        sink: A store for the results instead: a path that ends in `.lance`, `STORE:TABLE`, or a `SinkSpec`, or a dict
-            with its fields.
+        sink: A store for the results instead: a path that ends in `.lance` or `.usearch`, `STORE:TABLE`, or a
+            `SinkSpec`, or a dict with its fields.
         carry: Input columns to pass through to the results. None: all columns.
         name: A name for the job, for people.
         pool: The pool of workers to run on. None: the pool `default`.

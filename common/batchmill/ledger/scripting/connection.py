@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,11 @@ def connect(url: str) -> redis.Redis:
         **options,
     )
     return redis.Redis.from_pool(pool)
+
+
+def literally(text: str) -> str:
+    """A pattern for Redis that means this text alone."""
+    return re.sub(r"([*?\[\]\\^])", r"\\\1", text)
 
 
 class RedisBackoff(AbstractBackoff):

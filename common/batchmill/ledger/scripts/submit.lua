@@ -75,7 +75,8 @@
 --              rows_filtered (of those done, without a result), and of a stage that is not the last: buffer_bytes, rows_out
 --              and bytes_out (committed results), bytes_freed (of those that the next stage has settled), freed (how far
 --              its parts are freed, see `encodings.py`), freed_at (settled shards of the next stage by then),
---              last_queued_at (or when the job was resumed), lag (rows that its stream has and that are not planned), and its cost, in fields as those of cost_tenants, "cost …"
+--              last_queued_at (or when the job was resumed), lag (rows that its stream has and that are not planned),
+--              kept (of which shards of a stream something is kept, see `KeptShards`), and its cost, in fields as those of cost_tenants, "cost …"
 -- streams      sorted set: jobs that read streams and have not ended, by when they were submitted
 -- idempotency  string, see `_encodings.lua`; goes with the job: Redis' clock, which may jump, does not end it
 if redis.call('EXISTS', keys.job) == 1 then return {answer.accepted, args.job_id, 0} end  -- asked again: the answer was lost

@@ -17,6 +17,7 @@ from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.ledger.jobs import no_such_job
 from batchmill_coordinator.admission.reruns import job_request
 from batchmill_coordinator.fleet.pools import what_pool_lacks
+from batchmill_coordinator.fleet.shown_workers import shown_workers
 from batchmill_coordinator.results.dead_rows import FIRST
 from batchmill_coordinator.results.pages import StagePlace
 from batchmill_coordinator.roles.cache_sweep import clear_row_cache
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from batchmill.fleet import PoolStatus, WorkerInfo
+    from batchmill.fleet import PoolScale, PoolStatus, WorkerInfo
     from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.dead_letters import DeadLetter
     from batchmill.jobs.index_status import IndexStatus
@@ -42,6 +43,7 @@ if TYPE_CHECKING:
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
     from batchmill.storage.served_models import ServedModel, ServedModels
+    from batchmill.trends import Trend
     from batchmill_coordinator.admission.pushes import Pushes
     from batchmill_coordinator.api.pool import RequestPool
     from batchmill_coordinator.api.tenants import Access
@@ -52,10 +54,10 @@ if TYPE_CHECKING:
     from batchmill_coordinator.lane.served import ModelState
     from batchmill_coordinator.lane.target import LaneTarget
     from batchmill_coordinator.metering.lane import LaneMetrics
+    from batchmill_coordinator.planning.plans import Plans
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
     from batchmill_coordinator.results.pages import ResultPage
     from batchmill_coordinator.service import Service
-    from batchmill_coordinator.webhooks.deliveries import Deliveries
 
 
 class Context:
@@ -254,22 +256,31 @@ class Context:
         return self._service.batches
 
     @property
-    def deliveries(self) -> Deliveries:
-        """The messages of the webhooks of all tenants; routes name their own."""
-        return self._service.deliveries
+    def plans(self) -> Plans:
+        """The plans of all tenants; routes name their own."""
+        return self._service.plans
 
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that are present, each with the attempts it runs of jobs that this request may see."""
-        found = self._ledger.fleet.workers(self._ledger.now_ms())
-        return [self._without_foreign_jobs(worker) for worker in found]
+        if self.access.sees_all:
+            return self._ledger.fleet.workers(self._ledger.now_ms())
+        return shown_workers(self._ledger, self.access.may_see)
 
     def pools(self) -> list[PoolStatus]:
         """Return what runs and what waits in each pool, of all tenants together."""
         return self._service.backlog.pools()
 
+    def scale(self, pool: str) -> PoolScale:
+        """Return how many workers a pool needs. Raises `ServiceUnavailable` while nobody knows."""
+        return self._service.scale(pool)
+
     def operators(self) -> list[OperatorInfo]:
         """Return the operators that workers have announced, without those that only the service itself uses."""
         return [each for each in self._ledger.fleet.operators() if not each.name.startswith(RESERVED_OPERATORS)]
+
+    def trends(self, operator: str | None) -> list[Trend]:
+        """Return the histories of operators; of one with its jobs."""
+        return self._service.trends(operator)
 
     def cache_stats(self) -> CacheStats:
         """Return the statistics of the row cache."""
@@ -374,17 +385,6 @@ class Context:
     def _own_tenant(self) -> str | None:
         """The one tenant that this request may see; None: all."""
         return None if self.access.sees_all else self.access.tenant
-
-    def _without_foreign_jobs(self, worker: WorkerInfo) -> WorkerInfo:
-        if self.access.sees_all or not worker.running:
-            return worker
-        mine = self._visible({attempt.split("|")[0] for attempt in worker.running})
-        return worker.model_copy(
-            update={"running": [attempt for attempt in worker.running if attempt.split("|")[0] in mine]}
-        )
-
-    def _visible(self, job_ids: set[str]) -> set[str]:
-        return {one.id for one in self._ledger.jobs.read_many(sorted(job_ids)) if self.access.may_see(one.tenant)}
 
 
 async def _context(request: Request) -> Context:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from fastapi import APIRouter, Response
+from typing import Annotated
+
+from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel
 
-from batchmill.fleet import PoolStatus, WorkerInfo
+from batchmill.errors import ServiceUnavailable
+from batchmill.fleet import PoolScale, PoolStatus, WorkerInfo
+from batchmill.jobs.job import POOL_PATTERN
 from batchmill.operators.contract import OperatorInfo
+from batchmill.trends import TrendList
+from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.routing import ApiRoute
 
+SCALE_PATH = "/v1/pools/{pool}/scale"
 router = APIRouter(tags=["fleet"], route_class=ApiRoute)
 
 
@@ -43,7 +50,28 @@ def pools(context: CurrentContext) -> Response:
     return json_response(PoolList(pools=context.pools()))
 
 
+@router.get(SCALE_PATH, response_model=PoolScale, responses=raises(ServiceUnavailable))
+def scale(context: CurrentContext, pool: Annotated[str, Path(pattern=POOL_PATTERN)]) -> Response:
+    """Say how many workers a pool needs, and why, as the leader has decided in the last seconds.
+
+    The token for metrics opens it too. It never answers 0 because it does not know: without the ledger, or a leader, it
+    answers 503.
+    """
+    return json_response(context.scale(pool))
+
+
 @router.get("/v1/operators", response_model=OperatorList)
 def operators(context: CurrentContext) -> Response:
     """List the operators that workers have announced, with their parameters as JSON Schema."""
     return json_response(OperatorList(operators=context.operators()))
+
+
+@router.get("/v1/trends", response_model=TrendList)
+def trends(
+    context: CurrentContext, operator: Annotated[str | None, Query(min_length=1, max_length=128)] = None
+) -> Response:
+    """Show how fast operators were on each type of device over the latest jobs of all tenants, and what has changed.
+
+    operator: only this one, with all of its jobs, which are not named.
+    """
+    return json_response(TrendList(trends=context.trends(operator)))

@@ -1,4 +1,4 @@
-"""What Chroma keeps of a row: texts, numbers and booleans by name; anything else as JSON text."""
+"""What a collection keeps of a row: texts, numbers and booleans by name; anything else as JSON text."""
 
 from __future__ import annotations
 
@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from batchmill_worker.stores.base import cannot_search
-from batchmill_worker.stores.filters import terms_of
 
 if TYPE_CHECKING:
-    from batchmill_worker.stores.base import Where
     from batchmill_worker.stores.filters import Term
 
 
@@ -32,34 +30,31 @@ def from_text(text: str) -> pa.Schema:
     return pa.ipc.read_schema(pa.py_buffer(base64.b64decode(text)))
 
 
-def metadata_of(rows: pa.Table) -> list[dict[str, Any]]:
-    """Return the columns of each row as Chroma takes them. Nulls are left out, and numbers that are not finite."""
+def payloads_of(rows: pa.Table) -> list[dict[str, Any]]:
+    """Return the columns of each row by their names. Nulls are left out, and numbers that are not finite."""
     columns = {field.name: _values(rows[field.name], _kept(field.type)) for field in rows.schema}
     rows_of = zip(*columns.values(), strict=True) if columns else ()
     return [{name: value for name, value in zip(columns, row, strict=True) if value is not None} for row in rows_of]
 
 
-def condition(where: Where, schema: pa.Schema) -> dict[str, Any] | None:
-    """Return a filter in Chroma's form. Raises `InvalidParams` for one that Chroma has not, or of another type."""
-    terms = [_term(term, schema.field(term.column).type) for term in terms_of(where)]
-    return {"$and": terms} if len(terms) > 1 else next(iter(terms), None)
-
-
-def _term(term: Term, kind: pa.DataType) -> dict[str, Any]:
-    values = term.value if isinstance(term.value, list) else [term.value]
-    if None in values:
-        raise cannot_search("Chroma does not find rows by values that they do not have")
-    if not all(_fits(value, kind) for value in values):
-        raise cannot_search(f"the values of {term.column!r} are {kind}")
-    if pa.types.is_string(kind) and term.comparison in ("lt", "lte", "gt", "gte"):
-        raise cannot_search("Chroma compares numbers only by their size")
-    return {term.column: {f"${term.comparison}": term.value}}
+def is_whole(kind: pa.DataType) -> bool:
+    """Return whether values of a column are compared as they are: texts, whole numbers and booleans."""
+    return not pa.types.is_floating(kind)
 
 
 def _fits(value: Any, kind: pa.DataType) -> bool:
     if pa.types.is_boolean(kind) or isinstance(value, bool):
         return isinstance(value, bool) and bool(pa.types.is_boolean(kind))
     return isinstance(value, str) if pa.types.is_string(kind) else isinstance(value, int | float)
+
+
+def check_values(term: Term, kind: pa.DataType) -> None:
+    """Raise `InvalidParams` for a comparison with values that are not of the type of the column, except null."""
+    values = term.value if isinstance(term.value, list) else [term.value]
+    if not all(value is None or _fits(value, kind) for value in values):
+        raise cannot_search(f"the values of {term.column!r} are {kind}")
+    if pa.types.is_string(kind) and term.comparison in ("lt", "lte", "gt", "gte"):
+        raise cannot_search("it compares numbers only by their size")
 
 
 def _kept(kind: pa.DataType) -> pa.DataType:
