@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from batchmill.client.asynchronous import AsyncClient
 from batchmill.client.blocking_job import Job
 from batchmill.client.blocking_plans import BlockingPlans
+from batchmill.client.blocking_webhooks import BlockingWebhooks
 from batchmill.client.loop import LoopThread
 from batchmill.client.submitting.options import with_job_options
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client(BlockingPlans):
+class Client(BlockingPlans, BlockingWebhooks):
     """A client of a Batchmill service; safe to share between threads.
 
     Use it as a context manager or `close` it. Besides the errors that a method lists, each raises `Unauthorized` and
