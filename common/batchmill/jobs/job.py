@@ -188,7 +188,7 @@ class StageSpec(_OperatorFields, _BetweenStages):
 
     @property
     def is_undivided(self) -> bool:
-        """Whether a shard is run as a whole, and never cut: no row of it has results of its own."""
+        """Whether a shard is run as a unit, and never cut: no row of it has results of its own."""
         return self.takes_all or self.keeps_state
 
 

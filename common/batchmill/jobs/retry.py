@@ -118,7 +118,7 @@ def decide(
 
     shard: as it was claimed; its counters do not include this attempt.
     storage_wait_s: how long in a row it may wait for storage before that counts as a failure.
-    is_undivided: whether the stage runs its shards as a whole: then no row can be to blame alone, and a half would be
+    is_undivided: whether the stage runs its shards as units: then no row can be to blame alone, and a half would be
         taken for all of it.
     """
     match outcome:
@@ -150,7 +150,7 @@ def _after_loss(shard: Shard, policy: RetryPolicy, *, is_undivided: bool) -> Dec
     losses = shard.losses + 1
     is_over = losses >= max(LOSSES_BEFORE_SPLIT, policy.max_attempts)
     if is_undivided and is_over:
-        message = f"the stage runs its shard as a whole, and {losses} workers died or hung while they ran it."
+        message = f"the stage runs its shard as a unit, and {losses} workers died or hung while they ran it."
         return GiveUp(JobError(code="attempt_failed", message=message, details={"error_type": WORKER_LOST}))
     if shard.rows == 1 and is_over:
         return DeadLetter()

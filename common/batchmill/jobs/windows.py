@@ -1,4 +1,4 @@
-"""What a stage with windows is asked for, as far as the whole service knows it."""
+"""What a stage with windows is asked for, as far as all services know it."""
 
 from __future__ import annotations
 
