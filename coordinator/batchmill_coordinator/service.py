@@ -16,6 +16,7 @@ from batchmill.jobs.stages import FIRST_STAGE, last_stage
 from batchmill.ledger import Ledger
 from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.sources.base import EndlessSource
+from batchmill.storage.named_webhooks import NamedWebhooks
 from batchmill.storage.served_models import ServedModels
 from batchmill.store_mark import Mark, StoreMark
 from batchmill.workspace import Workspace
@@ -64,6 +65,7 @@ from batchmill_coordinator.roles.planner import STREAMED, Planner
 from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.roles.role import RoleThread
 from batchmill_coordinator.roles.scaler import Scaler
+from batchmill_coordinator.roles.sending.notifier import Notifier
 from batchmill_coordinator.roles.stream_keeper import StreamKeeper
 from batchmill_coordinator.roles.watcher import Watcher, runs_nothing, why_blocked
 from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
@@ -75,12 +77,14 @@ from batchmill_coordinator.status.readiness import ReadinessProbe
 from batchmill_coordinator.status.shown_request import shown_request
 from batchmill_coordinator.status.status import cost_of, status_of
 from batchmill_coordinator.status.trends import read_trends
+from batchmill_coordinator.webhooks.deliveries import Deliveries
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
     from batchmill.clock import Clock
+    from batchmill.insights.trends import Trend
     from batchmill.jobs.job import JobRequest
     from batchmill.jobs.shard import ShardId
     from batchmill.jobs.status import JobCost, JobStatus
@@ -88,7 +92,6 @@ if TYPE_CHECKING:
     from batchmill.ledger.submission import Acceptance
     from batchmill.settings import CoordinatorSettings
     from batchmill.sources.base import Source
-    from batchmill.trends import Trend
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
     from batchmill_coordinator.results.pages import ResultPage
     from batchmill_coordinator.roles.role import Role
@@ -113,7 +116,11 @@ class Service:
         self._inspectors = inspector_pool(settings)
         self._planning_inspectors = inspector_pool(settings)  # of their own: no submission delays the planner
         inspector = Inspector(self._inspectors)
-        self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, inspector, settings)
+        self._webhooks = NamedWebhooks.load(settings.webhooks)
+        self.deliveries = Deliveries(self.ledger, self._webhooks)
+        self.admission = Admission(
+            self.ledger, self.fleet, self.workspace, resumption, inspector, self._webhooks, settings
+        )
         self.served = ServedModels.load(settings.models)
         self._targets = PoolTargets.load(settings.scale_pools, settings.scale_target_s, settings.scale_start_s)
         self.scaling = ScaleView(self.ledger, self._targets, settings.currency)
@@ -136,7 +143,7 @@ class Service:
         self.searches = IndexSearch(self.ledger, self.workspace, self._submit_own, self.delete)
         self.readiness = ReadinessProbe(self.ledger, self.notices, self.clock)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
-        self.replays = Replays(self.ledger, self.workspace, self.dead_rows, inspector, settings)
+        self.replays = Replays(self.ledger, self.workspace, self.dead_rows, inspector, self._webhooks, settings)
         self._publisher = MessagePublisher(settings)
         self._roles = [RoleThread(role, self.leadership) for role in self._make_roles(resumption)]
         self.hub = EventHub(self.ledger, self._notify)
@@ -285,6 +292,7 @@ class Service:
                 settings.stream_ttl_s,
             ),
             self._batch_keeper(clocks),
+            Notifier(ledger, self._webhooks, self.deliveries, clocks, counts),
             self._plan_keeper(clocks),
             Janitor(
                 *(ledger, blobs, self.files, clocks),

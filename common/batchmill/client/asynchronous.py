@@ -25,6 +25,7 @@ from batchmill.client.submitting.push import push_requests
 from batchmill.client.submitting.rerun import rerun_request
 from batchmill.client.submitting.rows import check_rows, upload_parts
 from batchmill.client.submitting.submission import JobSender, make_spec
+from batchmill.client.webhook_calls import WebhookCalls
 from batchmill.errors import InvalidRequest
 from batchmill.jobs.cost import CostTotals
 from batchmill.jobs.status import CheckedJob, JobStatus
@@ -47,7 +48,7 @@ MAX_JOBS_PAGE = 100
 MAX_INDEXES_PAGE = 1000
 
 
-class AsyncClient(InteractiveCalls, PlanCalls, FleetCalls):
+class AsyncClient(InteractiveCalls, PlanCalls, FleetCalls, WebhookCalls):
     """A client of a Batchmill service for asyncio code.
 
     Use it as an async context manager or `close` it. It belongs to one event loop. Besides the errors that a method
@@ -214,7 +215,7 @@ class AsyncClient(InteractiveCalls, PlanCalls, FleetCalls):
 
         Raises:
             InvalidRows: The rows do not form a table, or are too many for one sequence.
-            Overloaded: The streams of the tenant hold as many bytes as they may; nothing was added by this request.
+            ServiceUnavailable: The streams of the tenant hold as many bytes as they may; try again later.
         """
         requests = await asyncio.to_thread(push_requests, rows, producer, sequence)
         path = f"/v1/streams/{quote(stream, safe='')}"

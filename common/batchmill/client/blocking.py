@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 from batchmill.client.asynchronous import AsyncClient
 from batchmill.client.blocking_job import Job
 from batchmill.client.blocking_plans import BlockingPlans
+from batchmill.client.blocking_webhooks import BlockingWebhooks
 from batchmill.client.loop import LoopThread
 from batchmill.client.submitting.options import with_job_options
 
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 
-class Client(BlockingPlans):
+class Client(BlockingPlans, BlockingWebhooks):
     """A client of a Batchmill service; safe to share between threads.
 
     Use it as a context manager or `close` it. Besides the errors that a method lists, each raises `Unauthorized` and
@@ -120,7 +121,7 @@ class Client(BlockingPlans):
 
         Raises:
             InvalidRows: The rows do not form a table, or are too many for one sequence.
-            Overloaded: The streams of the tenant hold as many bytes as they may; nothing was added by this request.
+            ServiceUnavailable: The streams of the tenant hold as many bytes as they may; try again later.
         """
         return self._loop.run(self._async.push(stream, rows, producer=producer, sequence=sequence))
 

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
     from batchmill.client.submitting.submission import JobSender
-    from batchmill.plans import Plan
-    from batchmill.trends import Trend
+    from batchmill.insights.plans import Plan
+    from batchmill.insights.trends import Trend
 
 
 T = TypeVar("T")

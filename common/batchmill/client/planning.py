@@ -11,9 +11,9 @@ from pydantic import BaseModel
 
 from batchmill.client.submitting.options import with_job_options
 from batchmill.errors import ServiceUnavailable, from_envelope
+from batchmill.insights.plans import Plan, PlanList, PlanState
+from batchmill.insights.trends import Trend, TrendList
 from batchmill.jobs.status import JobStatus
-from batchmill.plans import Plan, PlanList, PlanState
-from batchmill.trends import Trend, TrendList
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

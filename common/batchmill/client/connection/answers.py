@@ -8,6 +8,7 @@ from batchmill.fleet import PoolStatus, PoolUsage, WorkerInfo
 from batchmill.jobs.index_status import IndexStatus
 from batchmill.jobs.status import JobStatus
 from batchmill.jobs.streams.pushing import PushedStream
+from batchmill.jobs.webhooks.delivery import WebhookDelivery
 from batchmill.operators.contract import OperatorInfo
 
 
@@ -41,6 +42,12 @@ class IndexesAnswer(BaseModel):
 
     indexes: list[IndexStatus]
     next: str | None = None
+
+
+class DeliveriesAnswer(BaseModel):
+    """Some of the messages of the tenant's webhooks."""
+
+    deliveries: list[WebhookDelivery]
 
 
 class StreamsAnswer(BaseModel):

@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from batchmill.fleet import PoolStatus, WorkerInfo
+    from batchmill.insights.trends import Trend
     from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.dead_letters import DeadLetter
     from batchmill.jobs.index_status import IndexStatus
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
     from batchmill.storage.served_models import ServedModel, ServedModels
-    from batchmill.trends import Trend
     from batchmill_coordinator.admission.pushes import Pushes
     from batchmill_coordinator.api.pool import RequestPool
     from batchmill_coordinator.api.tenants import Access
@@ -325,8 +325,8 @@ class Context:
         return self._service.served
 
     def served_model(self, name: str) -> ServedModel:
-        """Return a served model. Raises `ModelNotFound`."""
-        found = self.served.get(name)
+        """Return a served model, or `OPERATOR:MODEL`. Raises `ModelNotFound`."""
+        found = self.served.find(name)
         if found is None:
             raise ModelNotFound(
                 f"the model {name[:128]!r} is not served.",
@@ -335,8 +335,8 @@ class Context:
             )
         return found
 
-    def model_state(self, name: str) -> ModelState:
-        """Return whether a served model is loaded. Raises `ModelNotFound`."""
+    def model_state(self, name: str) -> tuple[ModelState, str | None]:
+        """Return whether a served model is loaded, and why if it has failed. Raises `ModelNotFound`."""
         return self._service.served_loader.state(name, self.served_model(name))
 
     def lane_call(

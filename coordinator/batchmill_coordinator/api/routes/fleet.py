@@ -9,9 +9,9 @@ from pydantic import BaseModel
 
 from batchmill.errors import Forbidden, ServiceUnavailable
 from batchmill.fleet import PoolScale, PoolStatus, PoolUsage, WorkerInfo
+from batchmill.insights.trends import TrendList
 from batchmill.jobs.job import POOL_PATTERN
 from batchmill.operators.contract import OperatorInfo
-from batchmill.trends import TrendList
 from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.routing import ApiRoute
