@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import pytest
 from click.testing import CliRunner
 
-from batchmill.cli.scaling import Autoscaler, autoscale
+from batchmill.cli.fleet.scaling import Autoscaler, autoscale
 from batchmill.errors import ServiceUnavailable
 from batchmill.fleet import PoolScale
 
