@@ -30,8 +30,9 @@ test: $(STAMPS)/test ## Run the tests but the slow ones, in PROCESSES=2; they st
 test-unit: $(STAMPS)/test ## Run the unit tests only
 	$(BIN)/python -m pytest tests/unit
 
-test-system: $(STAMPS)/system ## Test the containers and web pages; needs root, or the packages it names
+test-system: $(STAMPS)/system ## Test the containers, web pages and Helm chart; needs root, or the packages it names
 	tests/system/packages.sh
+	tests/system/helm.sh
 	$(BIN)/python -m pytest tests/system
 
 test-hostile: $(STAMPS)/test ## Attack a service: what one user sends, stores or breaks stops nobody else

@@ -11,8 +11,11 @@ from batchmill.settings import CoordinatorSettings
 from batchmill_coordinator.api.app import create_app
 
 OPEN = {"/healthz", "/readyz"}
-NAMED = ("{job_id}", "{name}", "{file_id}", "{batch_id}", "{plan_id}")
-REFERS = {("get", "/v1/jobs"), ("post", "/v1/jobs"), ("get", "/v1/files"), ("get", "/v1/batches"), ("get", "/v1/plans")}
+NAMED = ("{job_id}", "{name}", "{file_id}", "{batch_id}", "{plan_id}", "{delivery_id}")
+REFERS = {
+    *(("get", "/v1/jobs"), ("post", "/v1/jobs"), ("get", "/v1/files"), ("get", "/v1/batches"), ("get", "/v1/plans")),
+    ("get", "/v1/webhooks/deliveries"),
+}
 
 
 def routes() -> list[tuple[str, str, dict[str, Any]]]:

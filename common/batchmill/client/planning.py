@@ -16,7 +16,7 @@ from batchmill.insights.trends import Trend, TrendList
 from batchmill.jobs.status import JobStatus
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Iterator
 
     from batchmill.client.connection.transport import Transport
     from batchmill.client.job import AsyncJob
@@ -41,17 +41,6 @@ class PlanCalls(ABC):
     def job_of(self, status: JobStatus) -> AsyncJob:
         """See `AsyncClient`."""
 
-    async def _sent(self, sender: JobSender, parts: Iterator[UploadPart], finish: Callable[[], Awaitable[M]]) -> M:
-        """Send the rows of a prepared job, then finish; after an error, delete what was sent."""
-        try:
-            while (part := await asyncio.to_thread(next, parts, None)) is not None:
-                if not sender.hold(part):
-                    await sender.put(part)
-            return await finish()
-        except BaseException:
-            await sender.abort()
-            raise
-
     @with_job_options
     async def plan(self, operator: str | None = None, rows: Any = None, **options: Unpack[JobOptions]) -> Plan:
         """Plan a job: have workers run a sample of its rows, and say what all of them will take.
@@ -67,7 +56,7 @@ class PlanCalls(ABC):
             InvalidRequest: Something in the request is wrong, or the sample could not be run.
         """
         sender, parts = self.prepare(operator, rows, options)
-        return await self.await_plan(await self._sent(sender, parts, sender.plan))
+        return await self.await_plan(await sender.send(parts, sender.plan))
 
     async def submit_plan(self, plan: Plan | str) -> AsyncJob:
         """Submit the job of a plan, once.

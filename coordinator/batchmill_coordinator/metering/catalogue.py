@@ -29,6 +29,14 @@ MESSAGES_REDELIVERED = Metric(
     OF_STAGE,
 )
 
+WEBHOOK_TRIES = Metric(
+    "batchmill_webhook_tries_total",
+    COUNTER,
+    "Messages that were sent to receivers of webhooks, by what became of them: delivered, pending (sent again later), "
+    "given_up",
+    ("outcome",),
+)
+
 LANE_REQUESTS = Metric(
     "batchmill_lane_requests_total",
     COUNTER,
@@ -161,6 +169,7 @@ COORDINATOR_METRICS = (
     ROWS_SETTLED,
     DEAD_LETTERS,
     MESSAGES_REDELIVERED,
+    WEBHOOK_TRIES,
     LANE_REQUESTS,
     LANE_FIRST_OUTPUT,
     LANE_SECONDS,
