@@ -141,6 +141,7 @@ class CoordinatorSettings(ServiceSettings):
     file_ttl_s: Annotated[float, Span(ge=0)] = 30 * 24 * 3600.0  # a file is deleted after this; 0: never
     currency: str = Field(default="USD", pattern=r"^\S{1,8}$")  # what workers' prices are in; a label only
     models: str = ""  # a TOML or JSON file that names the models which are served
+    webhooks: str = ""  # a TOML file that names the receivers of webhooks
     lane_max_waiting: int = Field(default=256, ge=1, le=100_000)  # interactive requests for one model
     lane_max_per_tenant: int = Field(default=256, ge=1)  # of one tenant, at a time, on each coordinator
     lane_timeout_s: Annotated[float, Span(gt=0, le=3600)] = 120.0  # for the answer to an interactive request

@@ -16,6 +16,7 @@ from batchmill.jobs.stages import FIRST_STAGE, last_stage
 from batchmill.ledger import Ledger
 from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.sources.base import EndlessSource
+from batchmill.storage.named_webhooks import NamedWebhooks
 from batchmill.storage.served_models import ServedModels
 from batchmill.store_mark import Mark, StoreMark
 from batchmill.workspace import Workspace
@@ -64,24 +65,26 @@ from batchmill_coordinator.roles.planner import STREAMED, Planner
 from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.roles.role import RoleThread
 from batchmill_coordinator.roles.scaler import Scaler
+from batchmill_coordinator.roles.sending.notifier import Notifier
 from batchmill_coordinator.roles.stream_keeper import StreamKeeper
 from batchmill_coordinator.roles.watcher import Watcher, runs_nothing, why_blocked
 from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 from batchmill_coordinator.scheduling.model_demand import ModelNames, starting
-from batchmill_coordinator.scheduling.scaling.decisions import idle_scale
 from batchmill_coordinator.scheduling.scaling.targets import PoolTargets
+from batchmill_coordinator.scheduling.scaling.view import ScaleView
 from batchmill_coordinator.status.notices import Notices
 from batchmill_coordinator.status.readiness import ReadinessProbe
 from batchmill_coordinator.status.shown_request import shown_request
 from batchmill_coordinator.status.status import cost_of, status_of
 from batchmill_coordinator.status.trends import read_trends
+from batchmill_coordinator.webhooks.deliveries import Deliveries
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
     from batchmill.clock import Clock
-    from batchmill.fleet import PoolScale
+    from batchmill.insights.trends import Trend
     from batchmill.jobs.job import JobRequest
     from batchmill.jobs.shard import ShardId
     from batchmill.jobs.status import JobCost, JobStatus
@@ -89,7 +92,6 @@ if TYPE_CHECKING:
     from batchmill.ledger.submission import Acceptance
     from batchmill.settings import CoordinatorSettings
     from batchmill.sources.base import Source
-    from batchmill.trends import Trend
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
     from batchmill_coordinator.results.pages import ResultPage
     from batchmill_coordinator.roles.role import Role
@@ -114,9 +116,14 @@ class Service:
         self._inspectors = inspector_pool(settings)
         self._planning_inspectors = inspector_pool(settings)  # of their own: no submission delays the planner
         inspector = Inspector(self._inspectors)
-        self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, inspector, settings)
+        self._webhooks = NamedWebhooks.load(settings.webhooks)
+        self.deliveries = Deliveries(self.ledger, self._webhooks)
+        self.admission = Admission(
+            self.ledger, self.fleet, self.workspace, resumption, inspector, self._webhooks, settings
+        )
         self.served = ServedModels.load(settings.models)
         self._targets = PoolTargets.load(settings.scale_pools, settings.scale_target_s, settings.scale_start_s)
+        self.scaling = ScaleView(self.ledger, self._targets, settings.currency)
         limits = LaneLimits(settings.lane_max_waiting, settings.lane_max_per_tenant, settings.lane_timeout_s)
         self.indexes = IndexCatalog(self.workspace.blobs)
         self.pushes = Pushes(self.ledger, self.workspace, inspector, settings)
@@ -136,7 +143,7 @@ class Service:
         self.searches = IndexSearch(self.ledger, self.workspace, self._submit_own, self.delete)
         self.readiness = ReadinessProbe(self.ledger, self.notices, self.clock)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
-        self.replays = Replays(self.ledger, self.workspace, self.dead_rows, inspector, settings)
+        self.replays = Replays(self.ledger, self.workspace, self.dead_rows, inspector, self._webhooks, settings)
         self._publisher = MessagePublisher(settings)
         self._roles = [RoleThread(role, self.leadership) for role in self._make_roles(resumption)]
         self.hub = EventHub(self.ledger, self._notify)
@@ -256,11 +263,6 @@ class Service:
         """Delete an ended job. Raises `NotFound`, `Conflict`, or `StorageError`: then it is tried again."""
         delete_job(self.ledger, self.workspace.blobs, job_id)
 
-    def scale(self, pool: str) -> PoolScale:
-        """Return how many workers a pool needs. Raises `ServiceUnavailable` while nobody knows."""
-        decision = self.ledger.scale.decision(pool)
-        return decision or idle_scale(pool, self._targets.of(pool))
-
     def purge(self, record: JobRecord, choice: DeadRowFilter) -> int:
         """Delete dead letters of an ended job; return how many. Raises `Conflict`."""
         require_ended(record)
@@ -290,6 +292,7 @@ class Service:
                 settings.stream_ttl_s,
             ),
             self._batch_keeper(clocks),
+            Notifier(ledger, self._webhooks, self.deliveries, clocks, counts),
             self._plan_keeper(clocks),
             Janitor(
                 *(ledger, blobs, self.files, clocks),

@@ -48,7 +48,7 @@ def test_rows_of_a_redis_stream_have_results_in_their_order_until_the_job_is_dra
 ) -> None:
     stages = [batchmill.Stage("shout", name="one"), batchmill.Stage("shout", name="two", mark="?")]
     stream = client.submit(source=batchmill.RedisStream(key), stages=stages)
-    sent = []
+    sent: list[str] = []
     for count in (1, 20, 100):
         for _ in range(count):
             sent.append(f"row {len(sent)}")

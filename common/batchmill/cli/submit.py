@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _OF_A_FILE = frozenset(
     {"name", "pool", "priority", "deadline", "budget", "idempotency_key", "output", "output_format"}
-) | {"max_rows_per_file", "target_file_bytes", "sink"}
+) | {"max_rows_per_file", "target_file_bytes", "sink", "webhooks"}
 """Options that may be given beside a job file."""
 
 EPILOG = """\b
@@ -158,6 +158,14 @@ Exit codes: 0 submitted (with --wait: completed), 1 the job failed, was cancelle
     is_flag=True,
     help="Let different versions of the operator do the rows: a rolling update of the workers never blocks the job.",
 )
+@click.option(
+    "--webhook",
+    "webhooks",
+    multiple=True,
+    metavar="NAME[=URL]",
+    help="Send a message when the job has ended to a receiver that the service names, or at a URL of yours with its "
+    "secret. Repeatable.",
+)
 @click.option("--idempotency-key", metavar="KEY", help="Submitting again with the same key returns the existing job.")
 @click.option("--wait", is_flag=True, help="Follow the job until it ends.")
 @click.option("--dry-run", is_flag=True, help="Check everything and show what would be run; submit nothing.")
@@ -251,7 +259,7 @@ def _plan(
     if operator.endswith(JOB_FILE_ENDINGS):
         plan = client.plan(**_file_options(Path(operator), sources, fields, flags, changes))
     else:
-        rows, options = job_input(sources, fields, flags)
+        rows, options = job_input(operator, sources, fields, flags)
         plan = client.plan(operator, rows, **options)
     if as_json:
         print_json(plan)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batchmill.ledger.announcements import AnnouncementLedger
 from batchmill.ledger.documents import DocumentLedger
 from batchmill.ledger.formats.encodings import parse_event
 from batchmill.ledger.formats.schema import SCHEMA, other_schema
@@ -33,6 +34,7 @@ from batchmill.ledger.workers.profiles import ProfileLedger
 from batchmill.ledger.workers.row_cache import RowCacheLedger
 from batchmill.ledger.workers.scale import ScaleLedger
 from batchmill.ledger.workers.trends import TrendLedger
+from batchmill.redis_access.permissions import require_permissions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -56,6 +58,8 @@ class Ledger:
         self.uploads = UploadLedger(self._store)
         self.files = DocumentLedger(self._store, "file")
         self.batches = DocumentLedger(self._store, "batch")
+        self.announcements = AnnouncementLedger(self._store)
+        self.deliveries = DocumentLedger(self._store, "delivery")
         self.plans = DocumentLedger(self._store, "plan")
         self.shards = ShardLedger(self._store)
         self.leases = LeaseLedger(self._store)
@@ -99,20 +103,9 @@ class Ledger:
             self._store.redis.ping()
 
     def require_access(self) -> None:
-        """Raise `LedgerRefused` unless Redis allows this user what ledger and broker do beside running scripts.
-
-        Celery subscribes to patterns, which an ACL allows only with all channels (`&*`).
-        """
-        pool, keys = self._store.redis.connection_pool, self._store.keys
+        """Raise `LedgerRefused`, which names what is missing, unless Redis allows this user all that services do."""
         with redis_errors():
-            connection = pool.get_connection()  # redis-py's subscriptions would try again, and hide the refusal
-            try:
-                for command, channel in (("SUBSCRIBE", keys.events()), ("PSUBSCRIBE", f"{keys.prefix}celery.*")):
-                    connection.send_command(command, channel)
-                    connection.read_response(push_request=True)
-            finally:
-                connection.disconnect()
-                pool.release(connection)
+            require_permissions(self._store.redis.connection_pool, self._store.keys.prefix, self._store.keys.events())
 
     def require_schema(self, version: int = SCHEMA) -> None:
         """Raise `InvalidSettings` when this ledger is kept in other data formats than this build reads and writes."""

@@ -96,11 +96,8 @@ class WatchedFolder(EndlessSource):
         return _FolderSplitter(self, StreamOffsets.parse(cursor or self._spec.offsets), self._job_id, self._clock)
 
     def read(self, slices: tuple[Slice, ...]) -> pa.Table:
-        """See `Source`."""
-        found = self.read_with_faults(slices)
-        if found.bad:
-            raise InvalidSource(found.bad[0].message, hint="Fix the file, and put it into the folder again.")
-        return found.table
+        """See `Source`. A bad row has no values: it is a dead letter, and its message says where it is."""
+        return self.read_with_faults(slices).table
 
     def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
         """See `Source`."""
@@ -145,26 +142,31 @@ class WatchedFolder(EndlessSource):
         """Return whether a file that was taken cannot be read at all."""
         return self._fault(number) is not None
 
-    def take_next(self, number: int) -> bool:
-        """Take the file after that of this number, the oldest that is ready; return whether there is one."""
+    def take_next(self, number: int) -> int | None:
+        """Take the oldest file that is ready, after that of this number; return its number, None without one.
+
+        The number of a file that was taken and never planned is not given again: an inspector may have it open.
+        """
         taken = self._ledger.files_of(self._job_id)
         entries = self._entries()
         there = {info.base_name for info in entries}
         self._ledger.forget_files(self._job_id, [one for one, at in taken.items() if at < number and one not in there])
         fresh = [info for info in self._ready(entries) if not 0 < taken.get(info.base_name, 0) <= number]
         if not fresh or self._inspector is None:
-            return False
+            return None
         chosen = min(fresh, key=lambda info: (info.mtime_ns or 0, info.base_name))
         location = self._workspace.locations.resolve(self._spec.path).child(chosen.base_name)
-        name = self._name(number + 1)
+        following = max([number, *taken.values()]) + 1
+        name = self._name(following)
         try:
             self._workspace.describe_source(name, self._inspector.describe(self._spec.files(location.uri)))
         except InvalidSource as error:
             self._workspace.blobs.put(f"{_folder(name)}/fault.json", json.dumps([location.uri, error.message]).encode())
         except StorageError as error:
             raise StreamUnavailable(f"{location.uri} cannot be read: {error.message}", hint=error.hint) from error
-        self._ledger.note_file(self._job_id, chosen.base_name, number + 1)
-        return True
+        never_planned = [one for one, at in taken.items() if at > number]
+        self._ledger.note_file(self._job_id, chosen.base_name, following, never_planned)
+        return following
 
     def _ready(self, entries: Sequence[fs.FileInfo]) -> list[fs.FileInfo]:
         spec, names = self._spec, {info.base_name for info in entries}
@@ -224,9 +226,10 @@ class _FolderSplitter(Splitter):
         """See `Splitter`. A split is of one file."""
         while True:
             if self._is_at_end:
-                if not self._source.take_next(self._number):
+                following = self._source.take_next(self._number)
+                if following is None:
                     return NotYet()
-                self._number, self._cursor, self._is_at_end = self._number + 1, "", False
+                self._number, self._cursor, self._is_at_end = following, "", False
             if self._source.is_faulty(self._number):
                 self._is_at_end = True
                 if not self._cursor:

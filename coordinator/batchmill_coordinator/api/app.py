@@ -21,24 +21,23 @@ from batchmill_coordinator.api.openapi import document
 from batchmill_coordinator.api.pool import RequestPool
 from batchmill_coordinator.api.routes import (
     batches,
-    cache,
     calls,
     costs,
     dead_letters,
     files,
     fleet,
-    health,
     indexes,
     job_log,
     jobs,
-    metrics,
     models,
     pages,
     results,
     streams,
     uploads,
+    webhooks,
 )
 from batchmill_coordinator.api.routes.openai import chat, completions, embeddings, responses
+from batchmill_coordinator.api.routes.operation import cache, health, metrics
 from batchmill_coordinator.api.routes.routing import ApiRoute
 from batchmill_coordinator.api.status_feed import StatusFeeds
 from batchmill_coordinator.api.tenants import parse_tokens
@@ -57,7 +56,7 @@ log = logging.getLogger(__name__)
 
 JOBS = (jobs, job_log, costs, results, dead_letters, uploads, streams, files, batches)
 LANE = (models, calls, embeddings, chat, completions, responses)
-ROUTES = (*JOBS, fleet, cache, indexes, *LANE, metrics, health, pages)
+ROUTES = (*JOBS, fleet, cache, indexes, webhooks, *LANE, metrics, health, pages)
 STOP_TIMEOUT_S = 10.0
 
 

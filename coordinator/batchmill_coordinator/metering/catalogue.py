@@ -29,6 +29,14 @@ MESSAGES_REDELIVERED = Metric(
     OF_STAGE,
 )
 
+WEBHOOK_TRIES = Metric(
+    "batchmill_webhook_tries_total",
+    COUNTER,
+    "Messages that were sent to receivers of webhooks, by what became of them: delivered, pending (sent again later), "
+    "given_up",
+    ("outcome",),
+)
+
 LANE_REQUESTS = Metric(
     "batchmill_lane_requests_total",
     COUNTER,
@@ -109,6 +117,17 @@ CAPACITY = Metric("batchmill_pool_capacity_shards", GAUGE, "Shards that the work
 OVER_BUDGET = Metric(
     "batchmill_jobs_over_budget", GAUGE, "Jobs that are paused because their budget is used up", ("pool",)
 )
+STREAM_LAG = Metric("batchmill_stream_lag_rows", GAUGE, "Rows that wait in streams, not yet planned", ("pool",))
+STREAM_DELAY = Metric(
+    "batchmill_stream_watermark_delay_seconds", GAUGE, "How old the watermark of the latest stream is", ("pool",)
+)
+STREAMS_AWAY = Metric("batchmill_streams_away", GAUGE, "Jobs whose stream does not answer", ("pool",))
+STREAM_ROWS_LOST = Metric(
+    "batchmill_stream_rows_lost",
+    GAUGE,
+    "Rows of live jobs that streams had deleted before they were planned",
+    ("pool",),
+)
 LEASES = Metric("batchmill_leases", GAUGE, "Attempts that run under a lease")
 LEASES_EXPIRED = Metric("batchmill_leases_expired", GAUGE, "Attempts whose lease has expired")
 LEDGER_MEMORY = Metric("batchmill_ledger_memory_bytes", GAUGE, "Memory that the ledger's server uses")
@@ -150,6 +169,7 @@ COORDINATOR_METRICS = (
     ROWS_SETTLED,
     DEAD_LETTERS,
     MESSAGES_REDELIVERED,
+    WEBHOOK_TRIES,
     LANE_REQUESTS,
     LANE_FIRST_OUTPUT,
     LANE_SECONDS,
@@ -181,6 +201,10 @@ LEADER_METRICS = (
     CAPACITY,
     REVISIONS,
     OVER_BUDGET,
+    STREAM_LAG,
+    STREAM_DELAY,
+    STREAMS_AWAY,
+    STREAM_ROWS_LOST,
     LEASES,
     LEASES_EXPIRED,
     LEDGER_MEMORY,

@@ -18,6 +18,7 @@ from batchmill_coordinator.fleet.pools import view_pools
 from batchmill_coordinator.metering import catalogue
 from batchmill_coordinator.metering.costs import cost_metrics
 from batchmill_coordinator.metering.counts import MAX_POOLS
+from batchmill_coordinator.metering.streams import stream_metrics
 from batchmill_coordinator.metering.work import names_of, work_sums
 from batchmill_coordinator.status.trends import read_trends
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 
 READING_TTL_S = 1.0
 TRENDS_TTL_S = 60.0  # a change shows after some jobs
+MAX_STREAMS = 1000  # jobs over streams that are summed up: the oldest
 MAX_DEADLINES = 200  # jobs whose deadline is checked for whether it can be met: those with the nearest
 READING_TIMEOUT_S = 5.0
 """How long a caller waits for a reading that another one has begun."""
@@ -95,11 +97,13 @@ class LedgerCollector(Collector):
         names = names_of(pools, heads, MAX_POOLS)
         with_deadlines = ledger.jobs.read_many(ledger.index.with_deadlines(MAX_DEADLINES))
         work = work_sums(found, loads, with_deadlines, names, survey.now_ms / 1000)
+        reading_streams = ledger.jobs.read_many(ledger.streams.live_jobs()[:MAX_STREAMS])
         memory, today = survey.memory_bytes, datetime.fromtimestamp(survey.now_ms / 1000, UTC).date()
         return [
             *_of_work(work),
             *_of_pools(work, pools),
             *_of_scale(ledger.scale.decisions(), names),
+            *stream_metrics(reading_streams, names, survey.now_ms / 1000),
             catalogue.UNREADABLE.read([((), self._unreadable())]),
             catalogue.JOBS_KEPT.read([((), survey.jobs_kept)]),
             catalogue.LEASES.read([((), survey.leases)]),

@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from batchmill.durations import EXAMPLES
 from batchmill.errors import Conflict, InvalidRequest, NotFound
+from batchmill.insights.plans import Plan, PlanState
 from batchmill.jobs.files import FileSource, ResultsSource, UploadSource, upload_part
 from batchmill.jobs.ids import new_id
 from batchmill.jobs.streams.source import StreamSource
 from batchmill.ledger.documents import UNLIMITED, Quota
 from batchmill.ledger.formats.documents import write_document
-from batchmill.plans import Plan, PlanState
 from batchmill.wording import count, duration
 from batchmill.workspace import table_from_stream
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits
@@ -36,7 +36,10 @@ if TYPE_CHECKING:
     class Viewer(Protocol):
         """Who asks for a plan."""
 
-        tenant: str
+        @property
+        def tenant(self) -> str:
+            """Whose token it is."""
+            ...
 
         def may_see(self, tenant: str) -> bool:
             """Whether what belongs to a tenant exists for them."""
@@ -149,6 +152,7 @@ class Plans:
 
     def _checked(self, request: JobRequest, tenant: str) -> JobRequest:
         """Check a request as far as is possible without running it, and move its rows into an upload."""
+        undated = request.model_copy(update={"deadline": None})  # it begins when the job is submitted
         if isinstance(request.source, StreamSource):
             raise InvalidRequest("a job over a stream has no end, so that it cannot be planned.", field="source")
         if isinstance(request.source, ResultsSource):
@@ -156,9 +160,9 @@ class Plans:
         if request.source is not None and (request.rows is not None or request.rows_arrow is not None):
             raise InvalidRequest("expected either rows or a source, got both.", field="source")
         if isinstance(request.source, FileSource):
-            self._admission.check(request, tenant)
+            self._admission.check(undated, tenant)
             return request
-        self._admission.check_spec(self._admission.dated(request).spec())
+        self._admission.check_spec(undated.spec())
         if isinstance(request.source, UploadSource):
             self._uploads.require(request.source.upload, tenant)
             return request

@@ -12,12 +12,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from batchmill.jobs.shard import ShardId, checkpoint_folder
 from batchmill.jobs.streams.kept import KeptShards
 from batchmill.ledger.formats.encodings import FreedParts
-from batchmill.ledger.formats.settlement import SplitUp
+from batchmill.ledger.formats.settlement import Settled, SplitUp
 from batchmill_coordinator.results.outputs import settled_shards
 
 if TYPE_CHECKING:
@@ -72,14 +73,15 @@ class StreamRetention:
         """Delete the blobs of the shards that nobody reads any more; return the names of their entries."""
         names: list[ShardId] = []
         store = self._workspace.open_results(record.id, record.spec, stage.number)
-        for number in range(kept.compacted, kept.first):
-            for shard_id, settled in self._entries(record, stage, ShardId((number,))):
-                names.append(shard_id)
-                if not isinstance(settled, SplitUp):
-                    if settled.results:
-                        store.delete(settled.shard_id, settled.token)
-                    if settled.rows_dead:
-                        self._dead_rows.delete(record.id, settled)
+        numbers = range(kept.compacted, kept.first)
+        for shard_id, settled in chain.from_iterable(
+            self._entries(record, stage, ShardId((number,))) for number in numbers
+        ):
+            names.append(shard_id)
+            if isinstance(settled, Settled) and settled.results:
+                store.delete(settled.shard_id, settled.token)
+            if isinstance(settled, Settled) and settled.rows_dead:
+                self._dead_rows.delete(record.id, settled)
         return names
 
     def _entries(self, record: JobRecord, stage: StageRecord, shard_id: ShardId) -> Iterator[tuple[ShardId, object]]:
@@ -124,10 +126,10 @@ class StreamRetention:
         blobs = self._workspace.blobs
         for stage in record.stages:
             gone = KeptShards.parse(stage.kept).compacted
-            for folder in (checkpoint_folder(record.id), f"jobs/{record.id}/results", f"jobs/{record.id}/dead"):
-                for name in blobs.list(f"{folder}/{stage.number}"):
-                    if _shard_number(name) < gone:
-                        blobs.delete(name)
+            folders = (checkpoint_folder(record.id), f"jobs/{record.id}/results", f"jobs/{record.id}/dead")
+            names = chain.from_iterable(blobs.list(f"{folder}/{stage.number}") for folder in folders)
+            for name in [one for one in names if _shard_number(one) < gone]:
+                blobs.delete(name)
 
 
 def _read_by_others(record: JobRecord, stage: StageRecord) -> int:

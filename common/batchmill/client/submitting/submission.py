@@ -21,15 +21,17 @@ from batchmill.client.connection.transport import BufferPayload, Transport
 from batchmill.client.submitting.stage import Stage
 from batchmill.durations import moment_or_span
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
+from batchmill.insights.plans import Plan
 from batchmill.jobs.files import FileSource, OutputSpec, UploadSource
 from batchmill.jobs.job import JobForm, JobRequest
 from batchmill.jobs.sink import TABLE_PATTERN, SinkSpec
 from batchmill.jobs.status import CheckedJob, JobStatus
 from batchmill.jobs.streams.source import STREAMS, Folder, StreamSource
-from batchmill.plans import Plan
 from batchmill.wording import fault_of
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
     import pyarrow as pa
 
     from batchmill.client.submitting.options import JobOptions
@@ -40,7 +42,7 @@ MAX_PUTS_IN_FLIGHT = 3
 ARROW_FILE = "application/vnd.apache.arrow.file"
 
 
-_CONVERTED = {"source", "output", "sink", "deadline", "idempotency_key", "stages"}
+_CONVERTED = {"source", "output", "sink", "deadline", "idempotency_key", "stages", "webhooks"}
 """Options that are no field of a spec, or one of another form; the others are passed to it under their names."""
 
 
@@ -60,6 +62,7 @@ def make_spec(operator: str | None, options: JobOptions) -> JobForm:
                 "source": None if options.get("source") is None else job_source(options["source"]),
                 "output": output_spec(options.get("output")),
                 "sink": sink_spec(options.get("sink")),
+                "webhooks": _webhooks(options.get("webhooks")),
                 **deadline_fields(options.get("deadline")),
             }
         )
@@ -80,6 +83,15 @@ def _stages(stages: Any) -> list[Any] | None:
             hint = f"Write Stage({one!r:.80})." if isinstance(one, str) else ""
             raise InvalidRequest(f"stages: expected a list of Stage, got {one!r:.80} in it.", hint=hint, field="stages")
     return [one.form if isinstance(one, Stage) else one for one in stages]
+
+
+def _webhooks(webhooks: Any) -> Any:
+    """Convert names of webhooks to what the form takes; anything else is left for the form to refuse."""
+    if webhooks is None:
+        return []
+    if isinstance(webhooks, str) or not isinstance(webhooks, Sequence):
+        raise InvalidRequest(f"webhooks: expected a list, got {webhooks!r:.80}.", field="webhooks")
+    return [{"name": one} if isinstance(one, str) else one for one in webhooks]
 
 
 def deadline_fields(deadline: Any) -> dict[str, Any]:
@@ -252,6 +264,17 @@ class JobSender:
             await self._await_puts(asyncio.ALL_COMPLETED)
         source = UploadSource(upload=self._upload, parts=self._parts) if self._upload else self._spec.source
         return await self._post(answer, path, source, None)
+
+    async def send(self, parts: Iterator[UploadPart], finish: Callable[[], Awaitable[M]]) -> M:
+        """Send all parts, then finish; after an error, delete what was sent. Parts are made in other threads."""
+        try:
+            while (part := await asyncio.to_thread(next, parts, None)) is not None:
+                if not self.hold(part):
+                    await self.put(part)
+            return await finish()
+        except BaseException:
+            await self.abort()
+            raise
 
     async def abort(self) -> None:
         """Cancel the upload and delete its parts; nothing is submitted."""

@@ -73,6 +73,10 @@ class Keys:
         """String: the id and the request digest of the job that was submitted under a client's key."""
         return f"{self.prefix}idempotency:{hashlib.sha256(idempotency_key.encode()).hexdigest()[:32]}"
 
+    def absent(self) -> str:
+        """No key: what a script is given in place of one that is left out, see `given_key` in `_encodings.lua`."""
+        return f"{self.prefix}:absent"
+
     def leader(self) -> str:
         """String with a lease: "epoch name" of the coordinator that leads."""
         return f"{self.prefix}leader"
@@ -228,6 +232,10 @@ class Keys:
     def tenant_uploads(self, tenant: str) -> str:
         """Hash: a tenant's open upload to the bytes of its parts."""
         return f"{self.prefix}tenant:{tenant}:uploads"
+
+    def announcements(self) -> str:
+        """Sorted set: what happened to jobs with webhooks and is to be sent, see `WebhookLedger`, by when (ms)."""
+        return f"{self.prefix}announcements"
 
     def document(self, kind: str, document_id: str) -> str:
         """Hash: a document of a tenant; see `add_document.lua`."""

@@ -492,6 +492,7 @@ def commit(
             keys.clock_seen(),
             keys.inline_input(attempt.job_id),
             keys.unreported(),
+            keys.announcements(),
             keys.cost_tenants(),
             keys.cost_pools(),
             keys.cost_days(),
@@ -995,6 +996,7 @@ def finish(
             keys.ended_jobs(),
             keys.clock_seen(),
             keys.between_stages(),
+            keys.announcements(),
             keys.streams(),
             *(
                 part
@@ -1051,7 +1053,7 @@ def forget(
             keys.jobs(),
             keys.ended_jobs(),
             keys.between_stages(),
-            keys.idempotency(idempotency_key) if idempotency_key is not None else "",
+            keys.idempotency(idempotency_key) if idempotency_key is not None else keys.absent(),
             *(item for item in others),
         ],
         [
@@ -1403,8 +1405,9 @@ def note_file(
     job_id: str,
     name: str,
     number: int,
+    never_planned: Sequence[str],
 ) -> NoteFileAnswer:
-    """Note the number of a file of a watched folder, before it is planned."""
+    """Note the number of a file of a watched folder, before it is planned, in the place of files that never were."""
     keys = store.keys
     reply = store.run(
         "note_file",
@@ -1415,6 +1418,7 @@ def note_file(
         [
             name,
             number,
+            *(item for item in never_planned),
         ],
     )
     return NoteFileAnswer(reply.decode())
@@ -1437,7 +1441,7 @@ def note_stream(
     lag: int | None,
     away: str | None,
 ) -> NoteStreamAnswer:
-    """Note how the stream that a job reads stands."""
+    """Note the lag of the stream that a job reads."""
     keys = store.keys
     reply = store.run(
         "note_stream",
@@ -1652,7 +1656,6 @@ def push(
             sequence,
             max_streams,
             max_bytes,
-            keys.events(),
         ],
     )
     return PushReply(
@@ -2396,6 +2399,7 @@ def submit(
     ends_at_commit: bool,
     reads_stream: bool,
     any_version: bool,
+    announces: str | None,
     stages: Sequence[NewStage],
 ) -> SubmitReply:
     """Accept a job, or find the one that was accepted under the same idempotency key."""
@@ -2407,7 +2411,7 @@ def submit(
             keys.index(),
             keys.jobs(),
             keys.live_jobs(),
-            keys.idempotency(idempotency_key) if idempotency_key is not None else "",
+            keys.idempotency(idempotency_key) if idempotency_key is not None else keys.absent(),
             keys.inline_input(job_id),
             keys.uploads(),
             keys.tenant_jobs(tenant),
@@ -2446,6 +2450,7 @@ def submit(
             int(ends_at_commit),
             int(reads_stream),
             int(any_version),
+            "" if announces is None else announces,
             keys.events(),
             *(
                 part

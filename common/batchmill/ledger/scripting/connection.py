@@ -16,7 +16,8 @@ from batchmill.backoff import Backoff
 from batchmill.ledger.formats.keys import Keys
 from batchmill.ledger.scripting.script_text import script_text
 from batchmill.redis_access.address import RedisAddress
-from batchmill.redis_access.connections import connection_class, unavailable
+from batchmill.redis_access.connections import unavailable
+from batchmill.redis_access.reaching import connection_class, connection_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +34,7 @@ def connect(url: str) -> redis.Redis:
     """
     address = RedisAddress.parse(url)
     options: dict[str, Any] = {
-        **address.parameters(),
+        **connection_parameters(address),
         **({} if address.path is not None else {"socket_keepalive": True}),
     }
     pool = redis.ConnectionPool(

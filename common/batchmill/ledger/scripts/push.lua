@@ -17,7 +17,6 @@
 -- @arg sequence: int  its number of these rows: more than that of all before
 -- @arg max_streams: int  of a tenant
 -- @arg max_bytes: int  of rows of a tenant that are not settled
--- @arg channel: channel
 -- @answers ok | known | full | too many
 -- @returns offset: text  of the entry, or of the last one
 -- @returns held: int  bytes that the tenant's streams hold
