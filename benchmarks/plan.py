@@ -22,7 +22,7 @@ from benchmarks.texts import texts
 
 if TYPE_CHECKING:
     from batchmill import Client
-    from batchmill.plans import PlanOutcome
+    from batchmill.insights.plans import PlanOutcome
     from benchmarks.scale import Scale
 
 NAME = "plan"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date  # of a field, which pydantic reads
+
 from batchmill.jobs.frozen import Frozen
 
 
@@ -22,6 +24,22 @@ class PoolScale(Frozen):
     start_s: float  # from when a worker is wanted until it works: measured, or assumed
     target_s: float  # in which the pool is to do what is left
     why: str
+
+
+class PoolUsage(Frozen):
+    """What the workers of a pool cost since a day, and what would have been enough. Hours are of workers."""
+
+    pool: str
+    since: date  # from its begin, UTC
+    worker_hours: float  # of those that were there
+    enough_hours: float  # of those that were wanted, each for at least as long as a start takes
+    busy_hours: float  # device time that was charged
+    most_workers: int  # that were there at a time
+    most_wanted: int
+    currency: str
+    cost: float  # of the workers that were there, at their prices
+    cost_enough: float
+    advice: str
 
 
 class PoolStatus(Frozen):

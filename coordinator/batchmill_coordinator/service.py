@@ -70,8 +70,8 @@ from batchmill_coordinator.roles.stream_keeper import StreamKeeper
 from batchmill_coordinator.roles.watcher import Watcher, runs_nothing, why_blocked
 from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 from batchmill_coordinator.scheduling.model_demand import ModelNames, starting
-from batchmill_coordinator.scheduling.scaling.decisions import idle_scale
 from batchmill_coordinator.scheduling.scaling.targets import PoolTargets
+from batchmill_coordinator.scheduling.scaling.view import ScaleView
 from batchmill_coordinator.status.notices import Notices
 from batchmill_coordinator.status.readiness import ReadinessProbe
 from batchmill_coordinator.status.shown_request import shown_request
@@ -84,7 +84,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.clock import Clock
-    from batchmill.fleet import PoolScale
+    from batchmill.insights.trends import Trend
     from batchmill.jobs.job import JobRequest
     from batchmill.jobs.shard import ShardId
     from batchmill.jobs.status import JobCost, JobStatus
@@ -92,7 +92,6 @@ if TYPE_CHECKING:
     from batchmill.ledger.submission import Acceptance
     from batchmill.settings import CoordinatorSettings
     from batchmill.sources.base import Source
-    from batchmill.trends import Trend
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
     from batchmill_coordinator.results.pages import ResultPage
     from batchmill_coordinator.roles.role import Role
@@ -124,6 +123,7 @@ class Service:
         )
         self.served = ServedModels.load(settings.models)
         self._targets = PoolTargets.load(settings.scale_pools, settings.scale_target_s, settings.scale_start_s)
+        self.scaling = ScaleView(self.ledger, self._targets, settings.currency)
         limits = LaneLimits(settings.lane_max_waiting, settings.lane_max_per_tenant, settings.lane_timeout_s)
         self.indexes = IndexCatalog(self.workspace.blobs)
         self.pushes = Pushes(self.ledger, self.workspace, inspector, settings)
@@ -262,11 +262,6 @@ class Service:
     def delete(self, job_id: str) -> None:
         """Delete an ended job. Raises `NotFound`, `Conflict`, or `StorageError`: then it is tried again."""
         delete_job(self.ledger, self.workspace.blobs, job_id)
-
-    def scale(self, pool: str) -> PoolScale:
-        """Return how many workers a pool needs. Raises `ServiceUnavailable` while nobody knows."""
-        decision = self.ledger.scale.decision(pool)
-        return decision or idle_scale(pool, self._targets.of(pool))
 
     def purge(self, record: JobRecord, choice: DeadRowFilter) -> int:
         """Delete dead letters of an ended job; return how many. Raises `Conflict`."""

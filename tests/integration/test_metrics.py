@@ -106,7 +106,10 @@ def test_every_coordinator_says_how_many_workers_a_pool_needs(watched: Watched) 
     until(lambda: watched.leaders("workers_wanted", pool="later") == [1], "the metric")
     job.pause()
     until(lambda: [wanted(name, "later") for name in "ab"] == [0, 0], "the end of the wish")
+    assert ask(watched.cluster.url("a"), "/v1/pools/usage", TOKEN)[0] == 403  # of one tenant: it is about all
     job.cancel()
+    until(lambda: job.status().is_final, "the end of the job")
+    job.delete()
 
 
 def test_a_job_is_counted_once_wherever_it_is_counted_and_stays_counted_when_it_is_deleted(watched: Watched) -> None:

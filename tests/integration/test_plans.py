@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import batchmill
-    from batchmill.plans import Plan, PlanOutcome
+    from batchmill.insights.plans import Plan, PlanOutcome
 
 SIZES = {"size": 20, "overlap": 2}
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from batchmill.insights.plans import Estimate, Plan, PlanOutcome, PlanState
 from batchmill.jobs.job import StageSpec
-from batchmill.plans import Estimate, Plan, PlanOutcome, PlanState
 from batchmill_coordinator.planning import arithmetic
 from batchmill_coordinator.planning.arithmetic import (
     next_rows,

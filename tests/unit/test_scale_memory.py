@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import date
+
 import pytest
 
 from batchmill.fleet import WorkerInfo
@@ -15,6 +17,7 @@ from batchmill_coordinator.scheduling.scaling.memory import (
     noted_work,
     noted_workers,
 )
+from batchmill_coordinator.scheduling.scaling.usage import DayUsage, noted_usage, usage_of
 from batchmill_coordinator.scheduling.scaling.workers_wanted import ScaleTarget
 
 NOTHING = Totals({}, {}, {})
@@ -128,3 +131,38 @@ def test_a_start_takes_as_long_as_assumed_until_one_was_measured() -> None:
         reading(worker("gpu0@a-1"), left=1, expected=1), NOTHING, memory, TARGET, 9, StartTime(assumed_s=3)
     )
     assert scale.start_s == 9 + 20
+
+
+def test_usage_is_summed_by_day_in_hours_and_money() -> None:
+    days = noted_usage((), 86_400 * 20 - 30, 30, present=4, wanted=1, busy_s=20, price=3.6)
+    days = noted_usage(days, 86_400 * 20, 30, present=4, wanted=2, busy_s=5, price=3.6)
+    days = noted_usage(days, 86_400 * 20 + 9_000, 9_000, present=1, wanted=6, busy_s=0, price=3.6)
+    assert [one.day for one in days] == [date(1970, 1, 20), date(1970, 1, 21)]
+    whole = usage_of("gpu", days, date(1970, 1, 20), "EUR")
+    assert (whole.worker_hours, whole.enough_hours, whole.busy_hours) == (
+        pytest.approx((240 + 60) / 3600, abs=1e-4),
+        pytest.approx((30 + 60 + 360) / 3600, abs=1e-4),
+        pytest.approx(25 / 3600, abs=1e-4),
+    )
+    assert (whole.cost, whole.cost_enough) == (pytest.approx(0.3), pytest.approx(0.45))
+    assert whole.advice == "at its peak the work needed 6 workers, and 4 were there"
+    first = usage_of("gpu", days[:1], date(1970, 1, 20), "EUR")
+    assert (
+        first.advice
+        == "0.0 worker hours would have been enough, 0.09 EUR less: let the number of workers follow the work"
+    )
+
+
+def test_usage_is_kept_for_two_weeks() -> None:
+    days: tuple[DayUsage, ...] = ()
+    for day in range(30):
+        days = noted_usage(days, 86_400 * day + 1, 2, present=1, wanted=1, busy_s=1, price=0)
+    assert len(days) == 14
+    assert usage_of("gpu", days, date(1970, 1, 30), "EUR").advice == "the number of workers followed the work"
+
+
+def test_a_decision_adds_the_time_since_the_one_before() -> None:
+    known = Totals({}, {("gpu", "echo"): Spent(Parts(useful=3_000_000), rows=4)}, {})
+    _, memory = decide(reading(worker("gpu0@a-1")), NOTHING, None, TARGET, 100)
+    _, memory = decide(reading(worker("gpu0@a-1")), known, memory, TARGET, 102)
+    assert [(one.present_s, one.enough_s, one.busy_s) for one in memory.days] == [(2, 0, 3)]

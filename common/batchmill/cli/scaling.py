@@ -18,16 +18,20 @@ if TYPE_CHECKING:
     from types import FrameType
 
     from batchmill.client import Client
-    from batchmill.fleet import PoolScale, PoolStatus
+    from batchmill.fleet import PoolScale, PoolStatus, PoolUsage
 
 INTERVAL_S = 15.0
 MAX_MACHINES = 10_000
 
 
 @click.command()
+@click.option("--report", is_flag=True, help="Show what their workers cost, and what would have been enough.")
+@click.option(
+    "--days", type=click.IntRange(1, 14), default=7, show_default=True, help="Of the report: today and the days before."
+)
 @json_option
 @service_options
-def pools(client: Client, as_json: bool) -> None:
+def pools(client: Client, report: bool, days: int, as_json: bool) -> None:
     """List pools: their workers, how many they need, and what runs and waits.
 
     With --json, print one JSON object per line.
@@ -35,6 +39,9 @@ def pools(client: Client, as_json: bool) -> None:
     from batchmill.cli.terminal.console import print_json, print_table
     from batchmill.cli.terminal.tables import Column
 
+    if report:
+        _report(client.pool_usage(days), as_json=as_json)
+        return
     found = client.pools()
     if as_json:
         for pool in found:
@@ -45,6 +52,34 @@ def pools(client: Client, as_json: bool) -> None:
         Column("WHY", is_below=True),
     )
     print_table(columns, [_row(pool) for pool in found], empty="No pool has workers or jobs.")
+
+
+def _report(found: list[PoolUsage], *, as_json: bool) -> None:
+    from batchmill.cli.terminal.console import print_json, print_table
+    from batchmill.cli.terminal.tables import Column
+
+    if as_json:
+        for pool in found:
+            print_json(pool)
+        return
+    rows = [
+        (
+            pool.pool,
+            f"{pool.worker_hours:.1f}",
+            f"{pool.enough_hours:.1f}",
+            f"{pool.busy_hours:.1f}",
+            f"{pool.most_workers} of {pool.most_wanted}",
+            f"{pool.cost:.2f} {pool.currency}",
+            f"{pool.cost_enough:.2f} {pool.currency}",
+            pool.advice,
+        )
+        for pool in found
+    ]
+    columns = (
+        *(Column("POOL", is_text=True), "WORKER H", "ENOUGH", "BUSY", "PEAK", "COST", "OF ENOUGH"),
+        Column("ADVICE", is_below=True),
+    )
+    print_table(columns, rows, empty="No pool has had workers or jobs.")
 
 
 def _row(pool: PoolStatus) -> tuple[str, ...]:

@@ -11,13 +11,11 @@ from pydantic import BaseModel
 from batchmill.client.connection.answers import (
     IndexesAnswer,
     JobsAnswer,
-    OperatorsAnswer,
-    PoolsAnswer,
     StreamsAnswer,
-    WorkersAnswer,
 )
 from batchmill.client.connection.service import find_service
 from batchmill.client.connection.transport import Transport
+from batchmill.client.fleet_calls import FleetCalls
 from batchmill.client.interactive import InteractiveCalls
 from batchmill.client.job import AsyncJob
 from batchmill.client.job_filter import JobFilter
@@ -29,7 +27,6 @@ from batchmill.client.submitting.rows import check_rows, upload_parts
 from batchmill.client.submitting.submission import JobSender, make_spec
 from batchmill.client.webhook_calls import WebhookCalls
 from batchmill.errors import InvalidRequest
-from batchmill.fleet import PoolScale
 from batchmill.jobs.cost import CostTotals
 from batchmill.jobs.status import CheckedJob, JobStatus
 from batchmill.jobs.streams.pushing import Pushed
@@ -37,23 +34,21 @@ from batchmill.row_cache import CacheStats
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
+    from collections.abc import Collection, Iterator, Mapping
     from datetime import datetime, timedelta
 
     from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
-    from batchmill.fleet import PoolStatus, WorkerInfo
     from batchmill.jobs.index_status import IndexStatus
     from batchmill.jobs.sink import SinkSpec
     from batchmill.jobs.streams.pushing import PushedStream
-    from batchmill.operators.contract import OperatorInfo
 
 M = TypeVar("M", bound=BaseModel)
 MAX_JOBS_PAGE = 100
 MAX_INDEXES_PAGE = 1000
 
 
-class AsyncClient(InteractiveCalls, PlanCalls, WebhookCalls):
+class AsyncClient(InteractiveCalls, PlanCalls, FleetCalls, WebhookCalls):
     """A client of a Batchmill service for asyncio code.
 
     Use it as an async context manager or `close` it. It belongs to one event loop. Besides the errors that a method
@@ -108,18 +103,7 @@ class AsyncClient(InteractiveCalls, PlanCalls, WebhookCalls):
             ServiceUnavailable: The service cannot be reached, or has too many unfinished jobs.
         """
         sender, parts = self.prepare(operator, rows, options)
-        return self.job_of(await self._sent(sender, parts, sender.finish))
-
-    async def _sent(self, sender: JobSender, parts: Iterator[UploadPart], finish: Callable[[], Awaitable[M]]) -> M:
-        """Send the rows of a prepared job, then finish; after an error, delete what was sent."""
-        try:
-            while (part := await asyncio.to_thread(next, parts, None)) is not None:
-                if not sender.hold(part):
-                    await sender.put(part)
-            return await finish()
-        except BaseException:
-            await sender.abort()
-            raise
+        return self.job_of(await sender.send(parts, sender.finish))
 
     def prepare(self, operator: str | None, rows: Any, options: JobOptions) -> tuple[JobSender, Iterator[UploadPart]]:
         """Check a job without sending anything: the first half of `submit`.
@@ -231,7 +215,7 @@ class AsyncClient(InteractiveCalls, PlanCalls, WebhookCalls):
 
         Raises:
             InvalidRows: The rows do not form a table, or are too many for one sequence.
-            Overloaded: The streams of the tenant hold as many bytes as they may; nothing was added by this request.
+            ServiceUnavailable: The streams of the tenant hold as many bytes as they may; try again later.
         """
         requests = await asyncio.to_thread(push_requests, rows, producer, sequence)
         path = f"/v1/streams/{quote(stream, safe='')}"
@@ -320,44 +304,6 @@ class AsyncClient(InteractiveCalls, PlanCalls, WebhookCalls):
         """
         page = await self._get(JobsAnswer, "/v1/jobs", {"live": "true", "limit": str(limit)})
         return [self.job_of(status) for status in page.jobs]
-
-    async def workers(self) -> list[WorkerInfo]:
-        """List the workers that are alive.
-
-        Returns:
-            One entry per worker: name, pool, device, operators, running attempts.
-        """
-        return (await self._get(WorkersAnswer, "/v1/workers")).workers
-
-    async def pools(self) -> list[PoolStatus]:
-        """List the pools that have workers or jobs.
-
-        Returns:
-            One entry per pool: its capacity, and the shards and rows that run and wait.
-        """
-        return (await self._get(PoolsAnswer, "/v1/pools")).pools
-
-    async def scale(self, pool: str) -> PoolScale:
-        """Return how many workers a pool needs, and why.
-
-        Args:
-            pool: The name of the pool; one without workers and work needs none.
-
-        Returns:
-            The number of workers and of machines, with the times that it is based on.
-
-        Raises:
-            ServiceUnavailable: The service does not know: nothing should be started or stopped.
-        """
-        return await self._get(PoolScale, f"/v1/pools/{quote(pool, safe='')}/scale")
-
-    async def operators(self) -> list[OperatorInfo]:
-        """List the operators that the workers have loaded.
-
-        Returns:
-            One entry per operator: name, summary, required columns, and its parameters as JSON Schema.
-        """
-        return (await self._get(OperatorsAnswer, "/v1/operators")).operators
 
     async def cache(self) -> CacheStats:
         """Read the statistics of the service's row cache.

@@ -14,14 +14,12 @@ from batchmill.client.submitting.options import with_job_options
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime, timedelta
 
     from batchmill.client.job import AsyncJob
     from batchmill.client.submitting.options import JobOptions
-    from batchmill.client.submitting.rows import UploadPart
-    from batchmill.client.submitting.submission import JobSender
-    from batchmill.fleet import PoolScale, PoolStatus, WorkerInfo
+    from batchmill.fleet import PoolScale, PoolStatus, PoolUsage, WorkerInfo
     from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.index_status import IndexStatus
     from batchmill.jobs.search import SearchHit
@@ -93,17 +91,6 @@ class Client(BlockingPlans, BlockingWebhooks):
         sender, parts = self._async.prepare(operator, rows, options)
         return self._wrap(self._async.job_of(self._sent(sender, parts, sender.finish)))
 
-    def _sent(self, sender: JobSender, parts: Iterator[UploadPart], finish: Callable[[], Coroutine[Any, Any, T]]) -> T:
-        """Send the rows of a prepared job, then finish; after an error, delete what was sent."""
-        try:
-            for part in parts:
-                if not sender.hold(part):
-                    self._loop.run(sender.put(part))
-            return self._loop.run(finish())
-        except BaseException:
-            self._loop.run(sender.abort())
-            raise
-
     @with_job_options
     def check(self, operator: str | None = None, **options: Unpack[JobOptions]) -> CheckedJob:
         """Check a job over the files of `source` as `submit` does, without submitting it.
@@ -134,7 +121,7 @@ class Client(BlockingPlans, BlockingWebhooks):
 
         Raises:
             InvalidRows: The rows do not form a table, or are too many for one sequence.
-            Overloaded: The streams of the tenant hold as many bytes as they may; nothing was added by this request.
+            ServiceUnavailable: The streams of the tenant hold as many bytes as they may; try again later.
         """
         return self._loop.run(self._async.push(stream, rows, producer=producer, sequence=sequence))
 
@@ -270,12 +257,20 @@ class Client(BlockingPlans, BlockingWebhooks):
             pool: The name of the pool; one without workers and work needs none.
 
         Returns:
-            The number of workers and of machines, with the times that it is based on.
-
-        Raises:
-            ServiceUnavailable: The service does not know: nothing should be started or stopped.
+            The number of workers and of machines. Raises `ServiceUnavailable` while the service does not know.
         """
         return self._loop.run(self._async.scale(pool))
+
+    def pool_usage(self, days: int = 7) -> list[PoolUsage]:
+        """Compare what the workers of each pool cost with what would have been enough.
+
+        Args:
+            days: Today and the days before, UTC, 1 to 14.
+
+        Returns:
+            One entry per pool: worker hours, money, and advice.
+        """
+        return self._loop.run(self._async.pool_usage(days))
 
     def operators(self) -> list[OperatorInfo]:
         """List the operators that the workers have loaded.

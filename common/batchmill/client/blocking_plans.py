@@ -17,8 +17,8 @@ if TYPE_CHECKING:
     from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
     from batchmill.client.submitting.submission import JobSender
-    from batchmill.plans import Plan
-    from batchmill.trends import Trend
+    from batchmill.insights.plans import Plan
+    from batchmill.insights.trends import Trend
 
 
 T = TypeVar("T")
@@ -30,9 +30,16 @@ class BlockingPlans(ABC):
     _async: AsyncClient
     _loop: LoopThread
 
-    @abstractmethod
     def _sent(self, sender: JobSender, parts: Iterator[UploadPart], finish: Callable[[], Coroutine[Any, Any, T]]) -> T:
         """Send the rows of a prepared job, then finish; after an error, delete what was sent."""
+        try:
+            for part in parts:
+                if not sender.hold(part):
+                    self._loop.run(sender.put(part))
+            return self._loop.run(finish())
+        except BaseException:
+            self._loop.run(sender.abort())
+            raise
 
     @abstractmethod
     def _wrap(self, job: AsyncJob) -> Job:

@@ -11,12 +11,12 @@ from pydantic import BaseModel
 
 from batchmill.client.submitting.options import with_job_options
 from batchmill.errors import ServiceUnavailable, from_envelope
+from batchmill.insights.plans import Plan, PlanList, PlanState
+from batchmill.insights.trends import Trend, TrendList
 from batchmill.jobs.status import JobStatus
-from batchmill.plans import Plan, PlanList, PlanState
-from batchmill.trends import Trend, TrendList
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator
+    from collections.abc import Iterator
 
     from batchmill.client.connection.transport import Transport
     from batchmill.client.job import AsyncJob
@@ -41,10 +41,6 @@ class PlanCalls(ABC):
     def job_of(self, status: JobStatus) -> AsyncJob:
         """See `AsyncClient`."""
 
-    @abstractmethod
-    async def _sent(self, sender: JobSender, parts: Iterator[UploadPart], finish: Callable[[], Awaitable[M]]) -> M:
-        """Send the rows of a prepared job, then finish; after an error, delete what was sent."""
-
     @with_job_options
     async def plan(self, operator: str | None = None, rows: Any = None, **options: Unpack[JobOptions]) -> Plan:
         """Plan a job: have workers run a sample of its rows, and say what all of them will take.
@@ -60,7 +56,7 @@ class PlanCalls(ABC):
             InvalidRequest: Something in the request is wrong, or the sample could not be run.
         """
         sender, parts = self.prepare(operator, rows, options)
-        return await self.await_plan(await self._sent(sender, parts, sender.plan))
+        return await self.await_plan(await sender.send(parts, sender.plan))
 
     async def submit_plan(self, plan: Plan | str) -> AsyncJob:
         """Submit the job of a plan, once.

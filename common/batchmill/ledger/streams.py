@@ -1,4 +1,4 @@
-"""Streams in the ledger: how those of jobs stand, and the rows that were pushed."""
+"""Streams in the ledger: the lag of those of jobs, and the rows that were pushed."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ class StreamLedger:
         return answer is calls.CompactAnswer.OK
 
     def note(self, job_id: str, lag: int | None, away: str, epoch: int) -> None:
-        """Note how the stream of a job stands, as the leader. away: why its source cannot be asked."""
+        """Note the lag of the stream of a job, as the leader. away: why its source cannot be asked."""
         calls.note_stream(self._store, epoch=epoch, job_id=job_id, stage=FIRST_STAGE, lag=lag, away=away or None)
 
     def push(self, tenant: str, name: str, sent: PushedRows, limits: PushLimits) -> str | None:

@@ -70,8 +70,8 @@ class StreamReader(ABC):
     def wait(self, offsets: Mapping[str, str], timeout_s: float) -> bool:
         """Wait until some partition may have rows behind its offset; say whether one may."""
 
-    def settle(self, settled: Sequence[Mapping[str, str]]) -> None:  # noqa: B027  # not every source is told
-        """Tell the source up to which offsets each of the jobs that read it has settled its rows, by partition.
+    def settle(self, settled: Sequence[Mapping[str, str]]) -> None:  # noqa: B027  # not every source uses it
+        """Report to the source up to which offsets each of the jobs that read it has settled its rows, by partition.
 
         A partition that a job has not begun is not there.
         """

@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from batchmill.errors import BatchmillError, InvalidRequest, MethodNotAllowed, NotFound, RequestTimeout
 from batchmill_coordinator.api.access import AccessMiddleware, BodyLimits, error_response
+from batchmill_coordinator.api.openai_errors import is_openai_path
 from batchmill_coordinator.api.openapi import document
 from batchmill_coordinator.api.pool import RequestPool
 from batchmill_coordinator.api.routes import (
@@ -151,6 +152,10 @@ def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  # that is what it is registered for
     method, path = request.method[:40], request.url.path[:200]
     if error.status_code == 404:
+        under = f"/v1{path}"
+        if is_openai_path(under):
+            hint = f"Clients of OpenAI need the URL with /v1: base_url='{request.base_url}v1'."
+            return error_response(NotFound(f"there is no route {path!r}.", hint=hint), path=under)
         return error_response(NotFound(f"there is no route {path!r}.", hint="/openapi.json lists the routes."))
     if error.status_code == 405:
         allowed = ", ".join(_methods_of(request))

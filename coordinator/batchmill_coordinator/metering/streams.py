@@ -1,4 +1,4 @@
-"""How streams stand, for metrics: sums over the live jobs that read them. Pure."""
+"""The lag of streams, for metrics: sums over the live jobs that read them. Pure."""
 
 from __future__ import annotations
 

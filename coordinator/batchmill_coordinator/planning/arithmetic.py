@@ -16,13 +16,13 @@ import statistics
 from collections import Counter
 from typing import TYPE_CHECKING
 
-from batchmill.plans import Estimate, PastPlans, PlannedStage
+from batchmill.insights.plans import Estimate, PastPlans, PlannedStage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from batchmill.insights.plans import PlanOutcome
     from batchmill.jobs.job import StageSpec
-    from batchmill.plans import PlanOutcome
     from batchmill_coordinator.planning.record import Round
 
 WARM_UP_ROWS = 128

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import ConfigDict, ValidationError
 
+from batchmill.insights.plans import WORKERS, PlanDeadline, PlannedDevice, PlannedTime, PlanState
 from batchmill.jobs.frozen import Frozen
 from batchmill.operators.model_key import profile_name
-from batchmill.plans import WORKERS, PlanDeadline, PlannedDevice, PlannedTime, PlanState
 from batchmill_coordinator.planning import arithmetic
 from batchmill_coordinator.planning.plans import seconds_left, workers_of
 from batchmill_coordinator.planning.record import read_record
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from batchmill.fleet import BatchChoice
+    from batchmill.insights.plans import Plan, PlannedStage, PlanOutcome
     from batchmill.jobs.job import StageSpec
     from batchmill.ledger import Ledger
-    from batchmill.plans import Plan, PlannedStage, PlanOutcome
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.planning.record import PlanRecord
 

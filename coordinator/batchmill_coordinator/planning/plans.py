@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING
 
 from batchmill.durations import EXAMPLES
 from batchmill.errors import Conflict, InvalidRequest, NotFound
+from batchmill.insights.plans import Plan, PlanState
 from batchmill.jobs.files import FileSource, ResultsSource, UploadSource, upload_part
 from batchmill.jobs.ids import new_id
 from batchmill.jobs.streams.source import StreamSource
 from batchmill.ledger.documents import UNLIMITED, Quota
 from batchmill.ledger.formats.documents import write_document
-from batchmill.plans import Plan, PlanState
 from batchmill.wording import count, duration
 from batchmill.workspace import table_from_stream
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits

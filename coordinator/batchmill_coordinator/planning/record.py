@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from batchmill.insights.plans import Plan
 from batchmill.jobs.frozen import Frozen
 from batchmill.jobs.job import JobRequest
-from batchmill.plans import Plan
 
 if TYPE_CHECKING:
     from batchmill.ledger import JobRecord

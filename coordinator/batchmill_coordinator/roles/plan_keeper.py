@@ -19,10 +19,10 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from batchmill.errors import BatchmillError, InvalidRequest, NotFound, StorageError
+from batchmill.insights.plans import PlanOutcome, PlanState
 from batchmill.jobs.files import FileSource, UploadSource, upload_part
 from batchmill.jobs.job import JobError, JobState
 from batchmill.ledger.formats.unreadable import UnreadableJob
-from batchmill.plans import PlanOutcome, PlanState
 from batchmill_coordinator.planning.arithmetic import next_rows
 from batchmill_coordinator.planning.making import PlanMaker
 from batchmill_coordinator.planning.record import Round, read_record

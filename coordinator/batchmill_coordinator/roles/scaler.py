@@ -2,21 +2,16 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
-
-from pydantic import ValidationError
 
 from batchmill.ledger.formats.work import PoolWork
 from batchmill_coordinator.scheduling.scaling.decisions import PoolReading, decide, due_by_pool, kept_memories
-from batchmill_coordinator.scheduling.scaling.memory import ScaleMemory
+from batchmill_coordinator.scheduling.scaling.view import read_memories
 
 if TYPE_CHECKING:
     from batchmill.fleet import PoolScale, WorkerInfo
     from batchmill.ledger import Ledger
     from batchmill_coordinator.scheduling.scaling.targets import PoolTargets
-
-log = logging.getLogger(__name__)
 
 MAX_POOLS = 200
 """So many pools are scaled, those with workers first; users name pools, so there may be any number."""
@@ -45,7 +40,7 @@ class Scaler:
         for worker in ledger.fleet.workers(now_ms):
             workers.setdefault(worker.pool, []).append(worker)
         pools = [*sorted(workers), *sorted(work.pools.keys() - workers.keys())][:MAX_POOLS]
-        memories = self._memories()
+        memories = read_memories(ledger)
         decisions: dict[str, PoolScale] = {}
         for pool in pools:
             reading = PoolReading(pool, work.pools.get(pool, PoolWork()), workers.get(pool, []), due.get(pool, []))
@@ -54,12 +49,3 @@ class Scaler:
             )
         kept = kept_memories(memories, MAX_POOLS)
         ledger.scale.keep(epoch, decisions, {pool: memory.model_dump_json() for pool, memory in kept.items()})
-
-    def _memories(self) -> dict[str, ScaleMemory]:
-        found: dict[str, ScaleMemory] = {}
-        for pool, text in self._ledger.scale.memories().items():
-            try:
-                found[pool] = ScaleMemory.model_validate_json(text)
-            except ValidationError as error:
-                log.warning("what was remembered of pool %s cannot be read and is dropped: %.200s", pool, error)
-        return found

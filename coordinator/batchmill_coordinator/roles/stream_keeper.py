@@ -1,10 +1,10 @@
-"""The stream keeper: measures streams, and tells their sources what is settled.
+"""The stream keeper: measures streams, and reports to their sources what is settled.
 
 1. Each step goes through the live jobs that read streams. How many rows wait in the source is noted in the ledger, from
    where status, metrics and the wanted number of workers have it; so is that a source is away.
-2. Shards read a partition in its order, so everything before the first live shard is settled. The sources are told, to
-   delete what no job needs: of several jobs that read one stream, the one that is least far counts, and a job that
-   wants nothing deleted keeps it for all.
+2. Shards read a partition in its order, so everything before the first live shard is settled. This is reported to the
+   sources, to delete what no job needs: of several jobs that read one stream, the one that is least far counts, and a
+   job that wants nothing deleted keeps it for all.
 3. Nothing is deleted before it is settled, and nothing depends on its being deleted.
 4. Results of streams are deleted when they are old, or too many (`StreamRetention`); so are rows that were sent to a
    stream and that no job has taken for long.

@@ -17,7 +17,7 @@ import math
 import statistics
 from typing import TYPE_CHECKING
 
-from batchmill.trends import Trend, TrendPoint, TrendShift
+from batchmill.insights.trends import Trend, TrendPoint, TrendShift
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -12,7 +12,7 @@ from batchmill.wording import byte_size, count, duration, printable
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from batchmill.plans import Estimate, Plan, PlannedStage, PlanOutcome
+    from batchmill.insights.plans import Estimate, Plan, PlannedStage, PlanOutcome
 
 
 def show_plan(plan: Plan) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from batchmill.fleet import PoolStatus, WorkerInfo
+from batchmill.fleet import PoolStatus, PoolUsage, WorkerInfo
 from batchmill.jobs.index_status import IndexStatus
 from batchmill.jobs.status import JobStatus
 from batchmill.jobs.streams.pushing import PushedStream
@@ -29,6 +29,12 @@ class PoolsAnswer(BaseModel):
     """What runs and waits in each pool."""
 
     pools: list[PoolStatus]
+
+
+class PoolUsageAnswer(BaseModel):
+    """What the workers of each pool cost."""
+
+    pools: list[PoolUsage]
 
 
 class IndexesAnswer(BaseModel):

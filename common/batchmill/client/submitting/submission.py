@@ -21,15 +21,17 @@ from batchmill.client.connection.transport import BufferPayload, Transport
 from batchmill.client.submitting.stage import Stage
 from batchmill.durations import moment_or_span
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
+from batchmill.insights.plans import Plan
 from batchmill.jobs.files import FileSource, OutputSpec, UploadSource
 from batchmill.jobs.job import JobForm, JobRequest
 from batchmill.jobs.sink import TABLE_PATTERN, SinkSpec
 from batchmill.jobs.status import CheckedJob, JobStatus
 from batchmill.jobs.streams.source import STREAMS, Folder, StreamSource
-from batchmill.plans import Plan
 from batchmill.wording import fault_of
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
     import pyarrow as pa
 
     from batchmill.client.submitting.options import JobOptions
@@ -262,6 +264,17 @@ class JobSender:
             await self._await_puts(asyncio.ALL_COMPLETED)
         source = UploadSource(upload=self._upload, parts=self._parts) if self._upload else self._spec.source
         return await self._post(answer, path, source, None)
+
+    async def send(self, parts: Iterator[UploadPart], finish: Callable[[], Awaitable[M]]) -> M:
+        """Send all parts, then finish; after an error, delete what was sent. Parts are made in other threads."""
+        try:
+            while (part := await asyncio.to_thread(next, parts, None)) is not None:
+                if not self.hold(part):
+                    await self.put(part)
+            return await finish()
+        except BaseException:
+            await self.abort()
+            raise
 
     async def abort(self) -> None:
         """Cancel the upload and delete its parts; nothing is submitted."""

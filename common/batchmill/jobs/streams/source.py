@@ -68,7 +68,7 @@ class StreamSource(Frozen):
 class RedisStream(StreamSource):
     """A stream of Redis or Valkey, to which other programs add entries with XADD; an entry is a row."""
 
-    kind: Literal["redis"] = "redis"
+    kind: Literal["redis"]
     """What it is, where it is written as JSON or TOML."""
     stream: StreamName
     """Its key in the server that `BATCHMILL_STREAMS_URL` names; of a tenant, behind `TENANT:`."""
@@ -78,7 +78,7 @@ class RedisStream(StreamSource):
     """Whether entries are deleted when their rows are settled, by all jobs that read the stream."""
 
     def __init__(self, stream: str = "", **fields: Any) -> None:
-        super().__init__(**{"stream": stream, **fields})
+        super().__init__(**{"kind": "redis", "stream": stream} | fields)
 
     @property
     def title(self) -> str:
@@ -99,13 +99,13 @@ class RedisStream(StreamSource):
 class Push(StreamSource):
     """Rows that are sent to `POST /v1/streams/NAME`, or with `client.push`."""
 
-    kind: Literal["push"] = "push"
+    kind: Literal["push"]
     """What it is, where it is written as JSON or TOML."""
     stream: Annotated[str, Field(pattern=PUSH_PATTERN)]
     """Its name, of the tenant's own."""
 
     def __init__(self, stream: str = "", **fields: Any) -> None:
-        super().__init__(**{"stream": stream, **fields})
+        super().__init__(**{"kind": "push", "stream": stream} | fields)
 
     @property
     def title(self) -> str:
@@ -121,7 +121,7 @@ class Push(StreamSource):
 class Folder(StreamSource):
     """Files that appear in a folder; each is read once, as the files of `FileSource` are."""
 
-    kind: Literal["folder"] = "folder"
+    kind: Literal["folder"]
     """What it is, where it is written as JSON or TOML."""
     path: str = Field(min_length=1)
     """The folder, as a path or URI that the service can see; folders in it are not watched."""
@@ -139,7 +139,7 @@ class Folder(StreamSource):
     """How CSV files are written."""
 
     def __init__(self, path: str = "", **fields: Any) -> None:
-        super().__init__(**{"path": path, **fields})
+        super().__init__(**{"kind": "folder", "path": path} | fields)
 
     @property
     def title(self) -> str:
@@ -152,7 +152,14 @@ class Folder(StreamSource):
         return (self.kind, self.tenant or "", self.offsets)
 
     def files(self, path: str) -> FileSource:
-        """Return how one of its files is read."""
+        """Return how one of its files is read.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The file as a source of its own.
+        """
         return FileSource(
             path=path, format=self.format, columns=self.columns, csv=self.csv, types=self.types, on_bad_line="dead"
         )

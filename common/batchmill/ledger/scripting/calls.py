@@ -1441,7 +1441,7 @@ def note_stream(
     lag: int | None,
     away: str | None,
 ) -> NoteStreamAnswer:
-    """Note how the stream that a job reads stands."""
+    """Note the lag of the stream that a job reads."""
     keys = store.keys
     reply = store.run(
         "note_stream",

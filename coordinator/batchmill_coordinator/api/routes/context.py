@@ -28,7 +28,8 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
-    from batchmill.fleet import PoolScale, PoolStatus, WorkerInfo
+    from batchmill.fleet import PoolStatus, WorkerInfo
+    from batchmill.insights.trends import Trend
     from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.dead_letters import DeadLetter
     from batchmill.jobs.index_status import IndexStatus
@@ -43,7 +44,6 @@ if TYPE_CHECKING:
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
     from batchmill.storage.served_models import ServedModel, ServedModels
-    from batchmill.trends import Trend
     from batchmill_coordinator.admission.pushes import Pushes
     from batchmill_coordinator.api.pool import RequestPool
     from batchmill_coordinator.api.tenants import Access
@@ -57,6 +57,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.planning.plans import Plans
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
     from batchmill_coordinator.results.pages import ResultPage
+    from batchmill_coordinator.scheduling.scaling.view import ScaleView
     from batchmill_coordinator.service import Service
 
 
@@ -94,10 +95,9 @@ class Context:
 
     def _find(self, job_id: str) -> JobRecord | UnreadableJob:
         """Return a job's record, or what is known of it if that cannot be read."""
-        found = self._ledger.jobs.find(job_id)
-        if not self.access.may_see(found.tenant):
-            raise no_such_job(job_id)
-        return found
+        if self.access.may_see((found := self._ledger.jobs.find(job_id)).tenant):
+            return found
+        raise no_such_job(job_id)
 
     def submit(self, request: JobRequest) -> tuple[JobStatus, bool]:
         """Submit a job; return its status, and whether it is new."""
@@ -187,8 +187,7 @@ class Context:
 
     def costs(self, limit: int) -> CostTotals:
         """Return what all jobs cost; for a tenant, what its own jobs cost."""
-        totals = self._ledger.costs.totals()
-        return totals.report(self._service.settings.currency, limit, self._own_tenant)
+        return self._ledger.costs.totals().report(self._service.settings.currency, limit, self._own_tenant)
 
     def log(self, job_id: str, after: LogCursor, level: LogLevel, limit: int) -> LogPage:
         """Return a page of a job's log."""
@@ -270,9 +269,10 @@ class Context:
         """Return what runs and what waits in each pool, of all tenants together."""
         return self._service.backlog.pools()
 
-    def scale(self, pool: str) -> PoolScale:
-        """Return how many workers a pool needs. Raises `ServiceUnavailable` while nobody knows."""
-        return self._service.scale(pool)
+    @property
+    def scaling(self) -> ScaleView:
+        """How many workers the pools need and what they cost, of all tenants together."""
+        return self._service.scaling
 
     def operators(self) -> list[OperatorInfo]:
         """Return the operators that workers have announced, without those that only the service itself uses."""
@@ -325,8 +325,8 @@ class Context:
         return self._service.served
 
     def served_model(self, name: str) -> ServedModel:
-        """Return a served model. Raises `ModelNotFound`."""
-        found = self.served.get(name)
+        """Return a served model, or `OPERATOR:MODEL`. Raises `ModelNotFound`."""
+        found = self.served.find(name)
         if found is None:
             raise ModelNotFound(
                 f"the model {name[:128]!r} is not served.",
@@ -335,8 +335,8 @@ class Context:
             )
         return found
 
-    def model_state(self, name: str) -> ModelState:
-        """Return whether a served model is loaded. Raises `ModelNotFound`."""
+    def model_state(self, name: str) -> tuple[ModelState, str | None]:
+        """Return whether a served model is loaded, and why if it has failed. Raises `ModelNotFound`."""
         return self._service.served_loader.state(name, self.served_model(name))
 
     def lane_call(

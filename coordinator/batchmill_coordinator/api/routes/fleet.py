@@ -7,16 +7,16 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel
 
-from batchmill.errors import ServiceUnavailable
-from batchmill.fleet import PoolScale, PoolStatus, WorkerInfo
+from batchmill.errors import Forbidden, ServiceUnavailable
+from batchmill.fleet import PoolScale, PoolStatus, PoolUsage, WorkerInfo
+from batchmill.insights.trends import TrendList
 from batchmill.jobs.job import POOL_PATTERN
 from batchmill.operators.contract import OperatorInfo
-from batchmill.trends import TrendList
 from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.routing import ApiRoute
+from batchmill_coordinator.scheduling.scaling.usage import MAX_DAYS
 
-SCALE_PATH = "/v1/pools/{pool}/scale"
 router = APIRouter(tags=["fleet"], route_class=ApiRoute)
 
 
@@ -30,6 +30,12 @@ class PoolList(BaseModel):
     """The pools that have workers or jobs."""
 
     pools: list[PoolStatus]
+
+
+class PoolUsageList(BaseModel):
+    """What pools cost, by name."""
+
+    pools: list[PoolUsage]
 
 
 class OperatorList(BaseModel):
@@ -50,14 +56,21 @@ def pools(context: CurrentContext) -> Response:
     return json_response(PoolList(pools=context.pools()))
 
 
-@router.get(SCALE_PATH, response_model=PoolScale, responses=raises(ServiceUnavailable))
+@router.get("/v1/pools/usage", response_model=PoolUsageList, responses=raises(Forbidden))
+def usage(context: CurrentContext, days: Annotated[int, Query(ge=1, le=MAX_DAYS)] = 7) -> Response:
+    """Compare what the workers of each pool cost in the last days with what would have been enough."""
+    context.access.require_admin("read the cost of pools")
+    return json_response(PoolUsageList(pools=context.scaling.usage(days)))
+
+
+@router.get("/v1/pools/{pool}/scale", response_model=PoolScale, responses=raises(ServiceUnavailable))
 def scale(context: CurrentContext, pool: Annotated[str, Path(pattern=POOL_PATTERN)]) -> Response:
     """Say how many workers a pool needs, and why, as the leader has decided in the last seconds.
 
     The token for metrics opens it too. It never answers 0 because it does not know: without the ledger, or a leader, it
     answers 503.
     """
-    return json_response(context.scale(pool))
+    return json_response(context.scaling.of(pool))
 
 
 @router.get("/v1/operators", response_model=OperatorList)

@@ -10,10 +10,10 @@ from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
 from batchmill.errors import Conflict, NotFound
+from batchmill.insights.plans import Plan, PlanList
 from batchmill.jobs.job import JobRequest
 from batchmill.jobs.rerun import RerunRequest
 from batchmill.jobs.status import CheckedJob, JobStatus
-from batchmill.plans import Plan, PlanList
 from batchmill_coordinator.api.openapi import Responses, raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.routing import BODIES, ApiRoute, heavy, json_body

@@ -17,6 +17,7 @@ from batchmill_coordinator.scheduling.scaling.memory import (
     noted_work,
     noted_workers,
 )
+from batchmill_coordinator.scheduling.scaling.usage import noted_usage
 from batchmill_coordinator.scheduling.scaling.workers_wanted import PoolDemand, PoolSupply, drain_s, workers_wanted
 
 if TYPE_CHECKING:
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 
     from batchmill.fleet import WorkerInfo
     from batchmill.ledger import JobRecord
+    from batchmill_coordinator.scheduling.scaling.usage import DayUsage
     from batchmill_coordinator.scheduling.scaling.workers_wanted import ScaleTarget
 
 US = 1_000_000
@@ -77,7 +79,23 @@ def decide(
         target_s=target.target_s,
         why=wanted.why,
     )
-    return scale, noted_need(memory, wanted.workers, now_s)
+    memory = noted_need(memory, wanted.workers, now_s)
+    return scale, memory.model_copy(update={"spent_s": spent_s, "days": _days(before, memory, spent_s, now_s)})
+
+
+def _days(before: ScaleMemory | None, memory: ScaleMemory, spent_s: float, now_s: float) -> tuple[DayUsage, ...]:
+    """Add the time since the decision before to the sums of the day."""
+    if before is None:
+        return ()
+    return noted_usage(
+        before.days,
+        now_s,
+        now_s - before.at_s,
+        present=memory.ready,
+        wanted=memory.needs[0][1],
+        busy_s=spent_s - before.spent_s,
+        price=memory.price_per_hour,
+    )
 
 
 def idle_scale(pool: str, target: ScaleTarget) -> PoolScale:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchmill.jobs.frozen import Frozen
+from batchmill_coordinator.scheduling.scaling.usage import DayUsage  # of a field, which pydantic reads
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -46,6 +47,7 @@ class ScaleMemory(Frozen):
 
     at_s: float
     total_s: float
+    spent_s: float = 0.0  # of it, what was spent
     arriving: float = 0.0  # device seconds a second
     ready: int = 0
     raises: tuple[Raise, ...] = ()
@@ -53,6 +55,7 @@ class ScaleMemory(Frozen):
     start: StartTime = StartTime()
     start_s: float | None = None  # measured: from when a worker was wanted until it was announced; None: never
     load_s: float = 0.0  # of the slowest model, as seen last
+    days: tuple[DayUsage, ...] = ()
     machine_workers: int = 1
     price_per_hour: float = 0.0
 

@@ -67,6 +67,7 @@ class ShardComputer:
                 lineage=loaded.pending_lineage,
                 rows=loaded.pending,
                 failures=loaded.failures,
+                begun=loaded.begun,
                 max_bytes=loaded.max_new_bytes,
                 save=save,
             )
