@@ -221,3 +221,9 @@ def test_aggregates_of_merged_sessions_are_those_of_all_rows() -> None:
                 sorted(values, reverse=True)[:3],
                 values,
             )
+
+
+def test_a_session_that_fired_and_grew_fires_again_when_the_watermark_reaches_its_new_end() -> None:
+    rule = replace(SESSION, late_ms=1000)
+    fired, _ = run_stream(rule, at(0, 150, 90, 170, 320), flush=False)
+    assert spans(fired) == [(0, 100, 0, 1), (0, 270, 1, 4)]

@@ -28,7 +28,8 @@ class OpenWindow:
     nbytes: int = 0  # of values that are kept, about
     firings: int = 0
     has_new_rows: bool = True  # since it fired last
-    is_closed: bool = False  # an entry of the queue may still name it
+    is_closed: bool = False  # entries of the queue may still name it
+    looked_at: int = 0  # when the queue has it; its other entries there are void
 
 
 @dataclass(slots=True)
@@ -70,7 +71,8 @@ class WindowState:
             del self.windows[window.key]
 
     def look_at(self, window: OpenWindow, at: int) -> None:
-        """Look at a window when the watermark is there. Each window is in the queue once."""
+        """Look at a window when the watermark is there, and not before."""
+        window.looked_at = at
         heapq.heappush(self.queue, (at, window.number, window))
 
     def see(self, partition: str, at: int, now_ms: int) -> None:

@@ -249,13 +249,19 @@ class Windows:
         again, self._again = self._again, []
         if watermark is None:
             return []
-        firings = [self._fire(window) for window in again if window.end <= watermark]
+        firings = []
+        for window in again:
+            if window.end <= watermark:
+                firings.append(self._fire(window))
+            elif window.looked_at != window.end:  # a session that has grown
+                state.look_at(window, window.end)
         while state.queue and state.queue[0][0] <= watermark:
-            _, _, window = heapq.heappop(state.queue)
-            if window.is_closed:
+            at, _, window = heapq.heappop(state.queue)
+            if window.is_closed or at != window.looked_at:
                 continue
-            if window.end > watermark:
-                state.look_at(window, window.end)  # a session that has grown
+            due = window.end if window.has_new_rows else window.end + self._rule.late_ms
+            if at < due:
+                state.look_at(window, due)
                 continue
             if window.has_new_rows:
                 firings.append(self._fire(window))
