@@ -44,7 +44,7 @@ class Change:
 
     @property
     def is_failure(self) -> bool:
-        """Whether it is so much slower that a machine of the same kind does not explain it."""
+        """Whether it is far slower, which a machine of the same kind does not explain."""
         return self.slowdown is not None and self.slowdown >= FAILS_AT
 
 

@@ -15,7 +15,7 @@ from itertools import count
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from benchmarks.scaling.traces import Job
 
@@ -138,8 +138,13 @@ class Simulation:
         for number, job in enumerate(self._jobs):
             self._push(job.at, "job", number)
         self._push(0.0, "tick", None)
-        handlers = {"job": self._arrive, "done": self._end_task, "ready": self._ready, "gone": self._leave,
-                    "killed": self._kill}  # fmt: skip
+        handlers: dict[str, Callable[[Any, float], None]] = {
+            "job": self._arrive,
+            "done": self._end_task,
+            "ready": self._ready,
+            "gone": self._leave,
+            "killed": self._kill,
+        }
         ends_at, now = self._jobs[-1].at + 3600, 0.0
         while self._events:
             now, _, kind, what = heapq.heappop(self._events)

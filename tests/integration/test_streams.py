@@ -14,6 +14,7 @@ from support.waiting import until
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+    from pathlib import Path
 
     import redis
 
@@ -93,6 +94,19 @@ def test_rows_that_are_pushed_have_results_once(client: batchmill.Client, key: s
     assert texts(rows_now(stream, 600)) == [f"{sequence} {place}" for sequence in (1, 2) for place in range(300)]
     stream.drain()
     stream.wait(60)
+
+
+def test_files_of_a_watched_folder_have_results_as_they_appear(client: batchmill.Client, tmp_path: Path) -> None:
+    stream = client.submit("shout", source=batchmill.Folder(str(tmp_path), ready_after_s=0, marker=".done"))
+    (tmp_path / "a.jsonl").write_text('{"text": "first"}\n{broken\n{"text": "second"}\n')
+    (tmp_path / "a.jsonl.done").touch()
+    until(lambda: stream.status().rows_dead == 1, "the end of the first file")
+    (tmp_path / "b.csv").write_text("text\nthird\n")
+    (tmp_path / "b.csv.done").touch()
+    assert texts(rows_now(stream, 3)) == ["first", "second", "third"]
+    stream.drain()
+    stream.wait(60)
+    assert [letter.error_type for letter in stream.dead_letters()] == ["BadLine"]
 
 
 def test_a_paused_stream_continues_where_it_was(client: batchmill.Client, server: redis.Redis, key: str) -> None:

@@ -148,8 +148,8 @@ def test_begun_answers_continue_after_a_kill_and_are_those_of_an_undisturbed_job
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("BATCHMILL_LEASE_TTL_S", "2")
-    params = SMALL | {"prompt": "Tell a long story about number {id}.", "context": 512, "max_tokens": 400}
-    rows = [{"id": number} for number in range(4)]
+    params = SMALL | {"prompt": "Tell a long story about number {id}.", "max_tokens": 120}
+    rows = [{"id": number} for number in range(3)]
     with batchmill.local(workers=1, data_dir=tmp_path / "data") as client:
         expected = list(client.submit("chat", rows=rows, params=params).wait(timeout=GRACE_S).results())
         job = client.submit("chat", rows=rows, params=params)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import threading
+from functools import partial
 from typing import TYPE_CHECKING
 
 import pytest
@@ -49,14 +50,14 @@ def test_no_row_of_a_stream_is_lost_or_doubled_when_workers_and_leaders_are_kill
     sender.start()
     for step in range(KILLS):
         rows = ROWS // (KILLS + 1) * (step + 1)
-        until(lambda rows=rows: _done(running, stream.id) >= rows // 2, "some more rows")
+        until(partial(_has_done, running, stream.id, rows // 2), "some more rows")
         if step % 2:
             _kill_leader(running)
         else:
             slots = running.slots()
             rng.choice(slots).kill()
     sender.join()
-    until(lambda: _done(running, stream.id) >= ROWS, "all rows")
+    until(partial(_has_done, running, stream.id, ROWS), "all rows")
     running.ask(lambda client: client.job(stream.id).drain())
     results = running.ask(lambda client: list(client.job(stream.id).wait(GRACE_S).results()))
     assert [row["id"] for row in results] == [str(number) for number in range(ROWS)]
@@ -64,9 +65,9 @@ def test_no_row_of_a_stream_is_lost_or_doubled_when_workers_and_leaders_are_kill
         until(lambda: server.xlen(KEY) == 0, "the deletion of what is settled")
 
 
-def _done(running: Cluster, job_id: str) -> int:
+def _has_done(running: Cluster, job_id: str, rows: int) -> bool:
     status = running.ask(lambda client: client.job(job_id).status())
-    return status.rows_done + status.rows_dead
+    return status.rows_done + status.rows_dead >= rows
 
 
 def _kill_leader(running: Cluster) -> None:

@@ -7,7 +7,7 @@ import json
 import threading
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import openai
 
@@ -23,8 +23,9 @@ SECRET = f"whsec_{base64.b64encode(KEY).decode()}"
 class Received:
     """A request that came. message: its body, whose signature was verified by another implementation."""
 
+    path: str
     headers: dict[str, str]
-    message: dict[str, object]
+    message: dict[str, Any]
 
     @property
     def id(self) -> str:
@@ -71,17 +72,13 @@ class Receiver:
         headers = {name.lower(): value for name, value in handler.headers.items()}
         self.gate.wait(60)
         openai.OpenAI(api_key="none").webhooks.verify_signature(body.decode(), headers, secret=SECRET)
-        self.received.append(Received(headers, json.loads(body)))
+        self.received.append(Received(handler.path, headers, json.loads(body)))
         status = self.answer(number)
         handler.send_response(status)
         if 300 <= status < 400:
             handler.send_header("Location", "/elsewhere")
         handler.send_header("Content-Length", "0")
         handler.end_headers()
-
-    def types(self) -> list[object]:
-        """The types of the messages that came, in order."""
-        return [one.message["type"] for one in self.received]
 
 
 def write_webhooks(folder: Path, text: str) -> Path:

@@ -146,7 +146,7 @@ def _read_by_others(record: JobRecord, stage: StageRecord) -> int:
 
 
 def _freed_with(record: JobRecord, stage: StageRecord, kept: KeptShards) -> str:
-    """Return how far the parts of a stage are freed when so much of it is deleted.
+    """Return how far the parts of a stage are freed once older shards are deleted.
 
     Where nobody has counted them, the count begins anew with the first shard that is left, of both stages.
     """

@@ -5,7 +5,8 @@ is above `MIN_SHIFT`, and above `DEVIATIONS` times the error that the spread of 
 and their deviation (MAD) ignore single disturbed jobs; so a change shows after three or four jobs. After some `BEFORE`
 jobs more it is what is usual.
 
-On benchmarks of cloud machines it raised no false alarm in 160 runs of noise below 1 %, and found every shift of 10 %.
+Simulated with log-normal noise, 160 jobs and a shift of 10 % after 120: with noise of 0.5 % no false alarm and every
+shift found, with 2 and 4 % a false alarm in 1 of 25 histories and 98 and 88 % found, with 10 % 1 of 7 found.
 Rejected: CUSUM, which raises many alarms where noise is not stationary; the packages for change points, which need
 twice as many jobs to find the same.
 """
