@@ -15,6 +15,7 @@ from support.hand_clock import HandClock
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from batchmill.clock import Clock
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.settings import CoordinatorSettings
     from batchmill.sources.base import Source
@@ -41,8 +42,12 @@ def planner_over(
     settings: CoordinatorSettings,
     open_source: Callable[[JobRecord, int], Source],
     wake: Callable[[], None] | None = None,
+    clock: Clock | None = None,
 ) -> Planner:
-    """A planner that steps when a test says so. open_source: the source of a stage of a job. wake: by streams."""
-    fleet = FleetView(ledger, HandClock())
+    """A planner that steps when a test says so. open_source: the source of a stage of a job. wake: by streams.
+
+    clock: by which it looks at the fleet again.
+    """
+    fleet = FleetView(ledger, clock or HandClock())
     resumption = Resumption(ledger, Workspace.open(settings))
     return Planner(ledger, fleet, open_source, resumption, settings, wake or (lambda: None))

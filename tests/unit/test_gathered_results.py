@@ -9,11 +9,18 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from batchmill import gathered_results
 from batchmill.errors import InvalidParams, InvalidRows
-from batchmill.gathered_results import GatheredResults, borders_of, first_values, gathered, null_where_one_is, scattered
 from batchmill.jobs.shard import Slice
 from batchmill.operators.contract import PartialResult
+from batchmill.stage_inputs import gathered_results
+from batchmill.stage_inputs.gathered_results import (
+    GatheredResults,
+    borders_of,
+    first_values,
+    gathered,
+    null_where_one_is,
+    scattered,
+)
 from batchmill_worker.operators.gather import Gather
 
 TABLE = pa.table(

@@ -13,12 +13,12 @@ import pytest
 
 from batchmill.errors import DamagedData, InvalidRows
 from batchmill.jobs.shard import Shard, ShardId
-from batchmill.jobs.state_step import StateStep
-from batchmill.jobs.windows import ticking_ms
+from batchmill.jobs.stateful.step import StateStep
+from batchmill.jobs.stateful.windows import ticking_ms
 from batchmill.ledger.formats.encodings import StageCursor
 from batchmill.ledger.formats.record import StageRecord
 from batchmill.sources.base import End, InputSplit, NextSplit, NotYet, Splitter
-from batchmill_coordinator.results.state_splits import StateSplitter, StepCursor
+from batchmill_coordinator.results.splitting.steps import StateSplitter, StepCursor
 from batchmill_worker.windows.aggregates import Collect
 from batchmill_worker.windows.encoding import decode_state, encode_state
 from batchmill_worker.windows.rules import WindowKind, WindowRule

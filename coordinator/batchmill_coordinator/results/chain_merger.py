@@ -32,12 +32,12 @@ import pyarrow as pa
 
 from batchmill.columns.lineage import in_path_order, paths_of
 from batchmill.errors import Conflict, NotFound, StorageError
-from batchmill.gathered_results import borders_of
 from batchmill.jobs.dead_letters import DeadRows
 from batchmill.jobs.shard import ShardId
 from batchmill.jobs.stages import last_stage, stage_called
 from batchmill.ledger.formats.settlement import Settled
 from batchmill.ledger.scripting.calls import AdoptShardAnswer
+from batchmill.stage_inputs.gathered_results import borders_of
 from batchmill.stage_results import joined
 from batchmill_coordinator.results.gathered_merger import as_dead_rows, complete
 from batchmill_coordinator.results.job_results import JobResults

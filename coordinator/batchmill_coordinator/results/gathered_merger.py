@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batchmill.columns.lineage import SOURCE_ROW, in_path_order, paths_of, without_lineage
-from batchmill.gathered_results import gathered, scattered
 from batchmill.jobs.dead_letters import INCOMPLETE, DeadLetter, DeadRows, json_value
+from batchmill.stage_inputs.gathered_results import gathered, scattered
 from batchmill.stage_results import joined
 
 if TYPE_CHECKING:

@@ -14,8 +14,8 @@ import pyarrow as pa
 
 from batchmill.columns.lineage import in_path_order, paths_of
 from batchmill.errors import Conflict, DamagedData, NotFound
-from batchmill.gathered_results import borders_of
 from batchmill.jobs.shard import format_shard_id
+from batchmill.stage_inputs.gathered_results import borders_of
 from batchmill.stage_results import joined
 from batchmill_coordinator.results.damaged_runs import StageParts
 from batchmill_coordinator.results.job_results import JobResults

@@ -22,15 +22,15 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batchmill.columns.lineage import without_lineage
-from batchmill.input_readers import reader_of
 from batchmill.jobs.shard import Slice, part_of
-from batchmill.jobs.windows import ticking_ms
+from batchmill.jobs.stateful.windows import ticking_ms
 from batchmill.ledger.formats.encodings import StageCursor
 from batchmill.ledger.formats.record import JobStage
 from batchmill.sources.base import End, InputSplit, NextSplit, NotYet, RowCount, Source, Splitter
+from batchmill.stage_inputs.readers import reader_of
 from batchmill_coordinator.results.outputs import settled_shards
-from batchmill_coordinator.results.source_row_splits import SourceRowSplitter
-from batchmill_coordinator.results.state_splits import StateSplitter, StepCursor
+from batchmill_coordinator.results.splitting.source_rows import SourceRowSplitter
+from batchmill_coordinator.results.splitting.steps import StateSplitter, StepCursor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

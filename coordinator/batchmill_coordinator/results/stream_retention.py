@@ -16,6 +16,7 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from batchmill.jobs.shard import ShardId, checkpoint_folder
+from batchmill.jobs.stateful.step import state_folder
 from batchmill.jobs.streams.kept import KeptShards
 from batchmill.ledger.formats.encodings import FreedParts
 from batchmill.ledger.formats.settlement import Settled, SplitUp
@@ -128,15 +129,18 @@ class StreamRetention:
             gone = KeptShards.parse(stage.kept).compacted
             folders = (checkpoint_folder(record.id), f"jobs/{record.id}/results", f"jobs/{record.id}/dead")
             names = chain.from_iterable(blobs.list(f"{folder}/{stage.number}") for folder in folders)
-            for name in [one for one in names if _shard_number(one) < gone]:
+            old = [one for one in names if _shard_number(one) < gone]
+            states = blobs.list(f"{state_folder(record.id)}/{stage.number}") if stage.spec.keeps_state else []
+            old += [one for one in states if _shard_number(one) < gone - 1]  # a shard that runs begins with that before
+            for name in old:
                 blobs.delete(name)
 
 
 def _read_by_others(record: JobRecord, stage: StageRecord) -> int:
     """Return from which shard on the next stage may still read results, or `BufferKeeper` has to count them."""
-    until = stage.shards_planned
+    until = stage.shards_planned - int(stage.spec.keeps_state)  # the next shard begins with the state of the last one
     if stage.number > 0:
-        until = FreedParts.parse(record.stages[stage.number - 1].freed).next_shard
+        until = min(until, FreedParts.parse(record.stages[stage.number - 1].freed).next_shard)
     if stage.number == record.last.number:
         return until
     following, freed = record.stages[stage.number + 1], FreedParts.parse(stage.freed)
@@ -156,6 +160,6 @@ def _freed_with(record: JobRecord, stage: StageRecord, kept: KeptShards) -> str:
 
 
 def _shard_number(name: str) -> int:
-    """Return the planned shard that a blob is of: 17 for `…/part-00000017.00000001-a2.arrow`."""
-    digits = name.rpartition("/part-")[2].partition("-")[0].partition(".")[0]
+    """Return the planned shard that a blob is of: 17 for `…/part-00000017.00000001-a2.arrow`, or `…/17-a2`."""
+    digits = name.rpartition("/")[2].removeprefix("part-").partition("-")[0].partition(".")[0]
     return int(digits)

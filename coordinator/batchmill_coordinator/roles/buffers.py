@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.ledger.formats.encodings import FreedParts
 from batchmill_coordinator.results.outputs import settled_shards
-from batchmill_coordinator.results.source_row_splits import source_rows_of
+from batchmill_coordinator.results.splitting.source_rows import source_rows_of
 from batchmill_coordinator.roles.job_guard import JobGuard
 
 if TYPE_CHECKING:

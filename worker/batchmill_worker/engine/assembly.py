@@ -11,7 +11,7 @@ import pyarrow as pa
 from batchmill.columns import RESERVED_PREFIX, reserved_column
 from batchmill.columns.lineage import SOURCE_ROW
 from batchmill.errors import InvalidOperator, InvalidRows, did_you_mean
-from batchmill.gathered_results import first_values
+from batchmill.stage_inputs.gathered_results import first_values
 from batchmill_worker.engine.batches import join
 
 if TYPE_CHECKING:

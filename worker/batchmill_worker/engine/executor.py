@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.jobs.shard import ShardRef
-    from batchmill.jobs.state_step import StateStep
+    from batchmill.jobs.stateful.step import StateStep
     from batchmill.operators.contract import OperatorDefinition, RowError
     from batchmill_worker.batching.packing import Rows
     from batchmill_worker.batching.sizing import Batching

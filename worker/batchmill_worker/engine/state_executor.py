@@ -1,7 +1,7 @@
 """The executor for operators that keep state: a complete shard goes in, with what the shard before it has left.
 
 What the operator returns is complete: results, failed rows and the new state. The state is stored before the attempt
-commits, under the attempt's name; see `batchmill.jobs.state_step`.
+commits, under the attempt's name; see `batchmill.jobs.stateful.step`.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 from batchmill.columns import rows_of
 from batchmill.jobs.dead_letters import json_value
 from batchmill.jobs.shard import part_of
-from batchmill.jobs.state_step import state_name
+from batchmill.jobs.stateful.step import state_name
 from batchmill_worker.engine.executor import ALL_DEFAULTS
 from batchmill_worker.engine.shard_result import BatchTiming, ShardResult
 from batchmill_worker.runtime.device_time import DeviceTimeMeter
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.clock import Clock
-    from batchmill.jobs.state_step import StateStep
+    from batchmill.jobs.stateful.step import StateStep
     from batchmill.storage.blobs import BlobStore
     from batchmill_worker.engine.executor import ShardTask
     from batchmill_worker.models.ready_operator import ReadyOperator

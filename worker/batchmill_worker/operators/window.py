@@ -11,7 +11,7 @@ from batchmill.caches import Lru
 from batchmill.columns import decode_schema, encode_schema
 from batchmill.durations import Span
 from batchmill.errors import InvalidParams, InvalidRows, did_you_mean
-from batchmill.jobs.windows import WINDOW_OPERATOR
+from batchmill.jobs.stateful.windows import WINDOW_OPERATOR
 from batchmill.operators.contract import OperatorKind
 from batchmill.operators.registration import operator
 from batchmill_worker.engine.state_executor import StatefulResults, StatefulRows

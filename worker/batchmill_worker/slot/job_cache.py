@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.caches import Lru
-from batchmill.input_readers import reader_of
 from batchmill.jobs.files import ResultsSource
 from batchmill.jobs.stages import FIRST_STAGE, last_stage, stage_called
+from batchmill.stage_inputs.readers import reader_of
 from batchmill.stage_results import StageResults, kept_parts
 from batchmill.streams.opening import open_stream
 

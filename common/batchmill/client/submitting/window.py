@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from batchmill.client.submitting.stage import Stage
-from batchmill.jobs.windows import WINDOW_OPERATOR
+from batchmill.jobs.stateful.windows import WINDOW_OPERATOR
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

@@ -14,13 +14,13 @@ import pyarrow as pa
 
 from batchmill.columns.lineage import SOURCE_ROW, lineage_of, lineage_of_results, path_at, without_lineage
 from batchmill.errors import BatchmillError, InvalidOperator, StaleToken
-from batchmill.gathered_results import borders_of
 from batchmill.jobs.completion import Completion, ShardRest
 from batchmill.jobs.dead_letters import INCOMPLETE, DeadRows, count_by_type, dead_letters_name
 from batchmill.jobs.job import MAX_INLINE_BYTES
 from batchmill.jobs.shard import ShardState, checkpoint_name, part_of
-from batchmill.jobs.state_step import state_name
+from batchmill.jobs.stateful.step import state_name
 from batchmill.operators.contract import OperatorKind
+from batchmill.stage_inputs.gathered_results import borders_of
 from batchmill.storage.indexed import INDEX
 from batchmill.workspace import stream_from_table
 from batchmill_worker.runtime.trace import Phase

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING
 
 from batchmill.jobs.files import UploadSource
-from batchmill.jobs.state_step import StateStep
+from batchmill.jobs.stateful.step import StateStep
 from batchmill_worker.engine.executor import ShardTask
 
 if TYPE_CHECKING:

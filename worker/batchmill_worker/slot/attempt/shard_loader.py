@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from batchmill.columns.lineage import lineage_of, path_at, without_lineage
 from batchmill.errors import DamagedData, NotFound, UnknownOperator
-from batchmill.gathered_results import null_where_one_is
 from batchmill.jobs.shard import Shard, Slice, part_of
 from batchmill.operators.contract import OperatorKind
 from batchmill.sources.base import RowsRead
+from batchmill.stage_inputs.gathered_results import null_where_one_is
 from batchmill_worker.runtime.trace import Phase
 from batchmill_worker.slot.attempt.partial_results import rows_to_run
 from batchmill_worker.slot.attempt.shard_progress import ShardProgress, decode_progress

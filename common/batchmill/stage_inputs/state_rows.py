@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class StateRows:
-    """Reads results and adds the last row of a shard, see `batchmill.jobs.state_step`; a `RowReader`. Thread-safe."""
+    """Reads results, adds the last row of a shard; a `RowReader`. Thread-safe; see `batchmill.jobs.stateful.step`."""
 
     def __init__(self, results: StageResults) -> None:
         self._results = results

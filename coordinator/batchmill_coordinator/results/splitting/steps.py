@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple, assert_never
 
-from batchmill.jobs.state_step import StateStep
+from batchmill.jobs.stateful.step import StateStep
 from batchmill.ledger.formats.encodings import StageCursor
 from batchmill.sources.base import End, InputSplit, NextSplit, NotYet, Splitter
 

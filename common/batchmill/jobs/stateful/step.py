@@ -39,4 +39,9 @@ class StateStep(NamedTuple):
 
 def state_name(job_id: str, stage: int, part: str) -> str:
     """Name the blob with the state that an attempt has left. part: what the ledger calls its results."""
-    return f"jobs/{job_id}/state/{stage}/{part}"
+    return f"{state_folder(job_id)}/{stage}/{part}"
+
+
+def state_folder(job_id: str) -> str:
+    """Name the folder of all states of a job."""
+    return f"jobs/{job_id}/state"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.gathered_results import GatheredResults
-from batchmill.state_rows import StateRows
+from batchmill.stage_inputs.gathered_results import GatheredResults
+from batchmill.stage_inputs.state_rows import StateRows
 
 if TYPE_CHECKING:
     from batchmill.jobs.job import StageSpec
