@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import random
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
@@ -11,10 +12,13 @@ import pytest
 import batchmill
 from batchmill import Stage, Window
 from batchmill.errors import Conflict, InvalidParams, InvalidRequest
+from batchmill.ledger.scripting.connection import connect
 from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    import redis
 
 MINUTE_MS = 60_000
 START_MS = 1_900_000_020_000  # a whole minute
@@ -124,3 +128,42 @@ def test_windows_of_a_stream_fire_as_time_passes_and_when_it_is_drained(client: 
     }
     assert {(user, start): numbers for user, start, numbers in found} == {**expected, ("a", 60_000): [99]}
     assert len(found) == 7
+
+
+def test_a_window_of_a_stream_fires_when_the_watermark_passes_it_and_what_is_later_is_a_dead_letter(
+    client: batchmill.Client, service_record: dict[str, str]
+) -> None:
+    window = Window(by="user", time="at", tumbling="1s", wait="200ms", aggregate={"numbers": "collect:n"})
+    source = batchmill.RedisStream("windowed", json_field="row")
+    stream = client.submit(source=source, stages=[Stage("echo"), window, Stage("echo", name="last")])
+    with connect(service_record["redis_url"]) as server:
+        _add(server, [(0, 0), (1, 400), (2, 1100), (3, 900)])  # the watermark is at 900: nothing fires
+        until(lambda: stream.status().stages[0].rows_done == 4, "the first stage's end with four rows")
+        _add(server, [(4, 1200)])
+        assert _fired(stream, 1) == [(0, [0, 1, 3])]
+        _add(server, [(5, 999), (6, 2500)])  # the first window is gone
+        assert _fired(stream, 2) == [(0, [0, 1, 3]), (1000, [2, 4])]
+        until(lambda: stream.status().rows_dead == 1, "the late row's end")
+        assert stream.status().state == "running"
+    stream.drain()
+    stream.wait(GRACE_S)
+    assert _fired(stream, 3) == [(0, [0, 1, 3]), (1000, [2, 4]), (2000, [6])]
+    assert [(one.error_type, one.row["n"]) for one in stream.dead_letters()] == [("late", 5)]
+
+
+def _add(server: redis.Redis, rows: Sequence[tuple[int, int]]) -> None:
+    """Add rows to the stream. rows: their number, and their time in milliseconds from the first one."""
+    for n, at in rows:
+        server.xadd("windowed", {"row": json.dumps({"user": "a", "at": START_MS + at, "n": n})})
+
+
+def _fired(stream: batchmill.Job, count: int) -> list[tuple[int, list[int]]]:
+    """Return the start and the numbers of the windows that have fired, once there are that many."""
+    found: list[dict[str, Any]] = []
+
+    def have_fired() -> bool:
+        found[:] = stream.results(follow=False)
+        return len(found) >= count
+
+    until(have_fired, f"{count} windows")
+    return [(start_ms(one) - START_MS, one["numbers"]) for one in found]
