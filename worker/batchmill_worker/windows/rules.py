@@ -1,4 +1,4 @@
-"""What a window is: its kind, its length, and how long it waits for rows. Times are whole milliseconds."""
+"""What a window is: its kind, its length, and how long it waits for rows. Times are integers, in milliseconds."""
 
 from __future__ import annotations
 
