@@ -119,7 +119,7 @@ class TestQdrant(StoreContract):
             calls.append(args)
             return current(*args)
 
-        late._current = noted  # type: ignore[method-assign]
+        late._current = noted  # type: ignore[assignment,method-assign]
         with pytest.raises(StaleToken):
             late.publish(build, receipts)
         assert self.found() == pieces_of([*CHANGED, *FIRST[20:]])
