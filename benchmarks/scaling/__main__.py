@@ -23,7 +23,7 @@ class Trace(NamedTuple):
 
 
 class Case(NamedTuple):
-    """A policy, and what stands between its number and the workers."""
+    """A policy, and what is between its number and the workers."""
 
     policy: Callable[[float], Policy]  # from the target time
     applied: Callable[[], Applied] = Kubernetes

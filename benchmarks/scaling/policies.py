@@ -101,7 +101,7 @@ class PerTask:
 
 @dataclass
 class IdleTimeout:
-    """As KubeRay: up with the demand, at most doubling, or by 5; down by each worker that was idle for so long."""
+    """As KubeRay: up with the demand, at most doubling, or by 5; down by each worker that was idle for `idle_s`."""
 
     idle_s: float = 60.0
     picks_idle: bool = True

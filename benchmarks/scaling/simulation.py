@@ -1,6 +1,6 @@
 """A pool of workers whose number a policy sets. Event-driven and seeded.
 
-A worker costs from when it is asked for until it is gone. A task that a worker has begun when it is told to stop loses
+A worker costs from when it is asked for until it is gone. A task that a worker has begun when it has to stop loses
 nothing but the rest, which is requeued: as with Batchmill, where a batch ends and the rest of a shard goes back.
 """
 
@@ -26,7 +26,7 @@ ARRIVAL_WINDOW_S = 600.0
 
 @dataclass(frozen=True)
 class Setup:
-    """The cluster, and what stands between the policy's number and its workers."""
+    """The cluster, and what is between the policy's number and its workers."""
 
     start_s: float = 150.0  # node, pod and model
     start_spread: float = 0.25  # sigma of its lognormal spread

@@ -9,7 +9,7 @@ from batchmill.jobs.stateful.step import state_folder, state_name
 from batchmill.jobs.streams.kept import KeptShards
 from batchmill.ledger.formats.encodings import FreedParts
 from batchmill.ledger.formats.settlement import Settled
-from support.stream_week import JOB, Week
+from support.stream_week import HOUR_S, JOB, Week
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ STEPS = 4
 def test_the_last_shard_of_a_stage_that_keeps_state_stays_until_the_next_one_is_planned(
     redis_client: redis.Redis, prefix: str, tmp_path: Path, valkey_url: str
 ) -> None:
-    week = Week(redis_client, prefix, tmp_path, valkey_url, keeps_state=True, keep_results_s=60)
+    week = Week(redis_client, prefix, tmp_path, valkey_url, 60, keeps_state=True)
     for _ in range(STEPS):
         week.step()
         week.step(rows=0)  # all that was settled is old by then
@@ -39,7 +39,7 @@ def test_the_last_shard_of_a_stage_that_keeps_state_stays_until_the_next_one_is_
 def test_rows_that_end_shards_free_nothing_of_the_stage_before(
     redis_client: redis.Redis, prefix: str, tmp_path: Path, valkey_url: str
 ) -> None:
-    week = Week(redis_client, prefix, tmp_path, valkey_url, keeps_state=True)
+    week = Week(redis_client, prefix, tmp_path, valkey_url, HOUR_S, keeps_state=True)
     for _ in range(STEPS):
         week.step()
         record = week.ledger.jobs.read(JOB)

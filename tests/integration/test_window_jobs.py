@@ -41,7 +41,8 @@ def by_window(rows: Sequence[dict[str, Any]]) -> dict[tuple[str, int], list[dict
 
 
 def start_ms(row: dict[str, Any]) -> int:
-    return round(row["window_start"].timestamp() * 1000)
+    seconds: float = row["window_start"].timestamp()
+    return round(seconds * 1000)
 
 
 def test_every_row_is_in_its_window_whatever_the_size_of_shards(client: batchmill.Client) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 import threading
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -43,10 +43,29 @@ def test_no_row_of_a_stream_is_lost_or_doubled_when_workers_and_leaders_are_kill
     cluster: Callable[..., Cluster], sent: threading.Event
 ) -> None:
     running = cluster().start(coordinators=2, slots=(1, 1))
+    results = _results_in_spite_of_kills(running, batchmill.Stage("shout", name="two", mark="?"), sent)
+    assert [row["id"] for row in results] == [str(number) for number in range(ROWS)]
+    with running.redis() as server:
+        until(lambda: server.xlen(KEY) == 0, "the deletion of what is settled")
+
+
+def test_windows_have_every_row_once_when_workers_and_leaders_are_killed(
+    cluster: Callable[..., Cluster], sent: threading.Event
+) -> None:
+    running = cluster().start(coordinators=2, slots=(1, 1))
+    results = _results_in_spite_of_kills(running, batchmill.Window(count=7, aggregate={"ids": "collect:id"}), sent)
+    expected = [[str(number) for number in range(first, min(first + 7, ROWS))] for first in range(0, ROWS, 7)]
+    assert [row["ids"] for row in results] == expected
+
+
+def _results_in_spite_of_kills(
+    running: Cluster, second: batchmill.Stage, over: threading.Event
+) -> list[dict[str, Any]]:
+    """Run a stream of two stages while processes are killed, drain it, and return its results."""
     rng = random.Random(17)
-    stages = [batchmill.Stage("shout", name="one"), batchmill.Stage("shout", name="two", mark="?")]
+    stages = [batchmill.Stage("shout", name="one"), second]
     stream = running.ask(lambda client: client.submit(source=batchmill.RedisStream(KEY), stages=stages))
-    sender = threading.Thread(target=_send, args=(running, sent))
+    sender = threading.Thread(target=_send, args=(running, over))
     sender.start()
     for step in range(KILLS):
         rows = ROWS // (KILLS + 1) * (step + 1)
@@ -59,10 +78,8 @@ def test_no_row_of_a_stream_is_lost_or_doubled_when_workers_and_leaders_are_kill
     sender.join()
     until(partial(_has_done, running, stream.id, ROWS), "all rows")
     running.ask(lambda client: client.job(stream.id).drain())
-    results = running.ask(lambda client: list(client.job(stream.id).wait(GRACE_S).results()))
-    assert [row["id"] for row in results] == [str(number) for number in range(ROWS)]
-    with running.redis() as server:
-        until(lambda: server.xlen(KEY) == 0, "the deletion of what is settled")
+    results: list[dict[str, Any]] = running.ask(lambda client: list(client.job(stream.id).wait(GRACE_S).results()))
+    return results
 
 
 def _has_done(running: Cluster, job_id: str, rows: int) -> bool:

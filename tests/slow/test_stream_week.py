@@ -19,8 +19,7 @@ if TYPE_CHECKING:
 def test_nothing_of_a_stream_grows_in_a_week(
     redis_client: redis.Redis, prefix: str, tmp_path: Path, valkey_url: str, keep_results_bytes: int
 ) -> None:
-    kept = {"keep_results_s": HOUR_S * 6, "keep_results_bytes": keep_results_bytes}
-    week = Week(redis_client, prefix, tmp_path, valkey_url, **kept)
+    week = Week(redis_client, prefix, tmp_path, valkey_url, HOUR_S * 6, keep_results_bytes=keep_results_bytes)
     for _ in range(48):
         week.step()
     after_a_day = week.size()

@@ -45,18 +45,29 @@ START_S = 1_700_000_000.0
 class Week:
     """A job of two stages over a stream, and the roles that keep it, under a clock that is set.
 
-    keeps_state: whether the second stage does. kept: how long results are, and how many bytes of them.
+    keep_results_s, keep_results_bytes: for how long results are kept, and how many bytes of them. keeps_state: whether
+        the second stage does.
     """
 
     def __init__(
-        self, client: redis.Redis, prefix: str, folder: Path, url: str, *, keeps_state: bool = False, **kept: float
+        self,
+        client: redis.Redis,
+        prefix: str,
+        folder: Path,
+        url: str,
+        keep_results_s: float,
+        *,
+        keep_results_bytes: int = 1024**3,
+        keeps_state: bool = False,
     ) -> None:
         self.clock = HandClock(START_S)
         self.redis, self.prefix, self.key = client, prefix, f"week-{prefix}"
         self.ledger = Ledger(client, prefix, now_ms=int(START_S * 1000))
         settings = CoordinatorSettings(redis_url=url, redis_prefix=prefix, blob_root=str(folder), tokens=("secret",))
         self.workspace = Workspace.open(settings)
-        self.source = RedisStream(self.key, max_rows=3, **kept)
+        self.source = RedisStream(
+            self.key, max_rows=3, keep_results_s=keep_results_s, keep_results_bytes=keep_results_bytes
+        )
         stages = [StageForm(operator="echo", name="one"), StageForm(operator="echo", name="two")]
         spec = JobForm(stages=stages, source=self.source).spec()
         second = spec.last.model_copy(update={"keeps_state": keeps_state})

@@ -62,7 +62,8 @@ def test_a_start_takes_as_long_as_workers_took_to_come() -> None:
     memory = noted_workers(memory, 2, now_s=160)
     assert (memory.start_s, memory.ages(170)) == (60, [70])
     memory = noted_workers(memory, 3, now_s=200)
-    assert (memory.start_s, memory.ages(200)) == (pytest.approx(0.7 * 60 + 0.3 * 100), [])
+    assert memory.start_s == pytest.approx(0.7 * 60 + 0.3 * 100)
+    assert memory.ages(200) == []
 
 
 def test_workers_that_do_not_come_are_not_expected_for_ever() -> None:
@@ -139,12 +140,9 @@ def test_usage_is_summed_by_day_in_hours_and_money() -> None:
     days = noted_usage(days, 86_400 * 20 + 9_000, 9_000, present=1, wanted=6, busy_s=0, price=3.6)
     assert [one.day for one in days] == [date(1970, 1, 20), date(1970, 1, 21)]
     whole = usage_of("gpu", days, date(1970, 1, 20), "EUR")
-    assert (whole.worker_hours, whole.enough_hours, whole.busy_hours) == (
-        pytest.approx((240 + 60) / 3600, abs=1e-4),
-        pytest.approx((30 + 60 + 360) / 3600, abs=1e-4),
-        pytest.approx(25 / 3600, abs=1e-4),
-    )
-    assert (whole.cost, whole.cost_enough) == (pytest.approx(0.3), pytest.approx(0.45))
+    hours = [whole.worker_hours, whole.enough_hours, whole.busy_hours]
+    assert hours == pytest.approx([(240 + 60) / 3600, (30 + 60 + 360) / 3600, 25 / 3600], abs=1e-4)
+    assert [whole.cost, whole.cost_enough] == pytest.approx([0.3, 0.45])
     assert whole.advice == "at its peak the work needed 6 workers, and 4 were there"
     first = usage_of("gpu", days[:1], date(1970, 1, 20), "EUR")
     assert (

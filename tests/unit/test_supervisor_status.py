@@ -263,7 +263,7 @@ def test_a_supervisor_is_ill_when_a_slot_dies_again_and_again(ledger: Ledger) ->
     clock = HandClock()
     ends: list[ChildEnd] = []
     keeper = ProcessSupervisor(clock, on_end=noted(ends))
-    health = Health(keeper, HeartbeatRegistry(ledger, []), clock)
+    health = Health(keeper, HeartbeatRegistry(ledger, list), clock)
     keeper.start(ChildSpec("loop", ENDS, {}))
     for count in (1, 2, 3):
         assert health.healthz().status == 200
@@ -277,7 +277,7 @@ def test_a_supervisor_is_ill_when_a_slot_dies_again_and_again(ledger: Ledger) ->
 
 def test_a_supervisor_is_ill_when_it_no_longer_looks_after_its_slots(ledger: Ledger, keeper: ProcessSupervisor) -> None:
     clock = HandClock()
-    health = Health(keeper, HeartbeatRegistry(ledger, []), clock)
+    health = Health(keeper, HeartbeatRegistry(ledger, list), clock)
     clock.now_s += STUCK_TIMEOUT_S + 1
     assert told(health.healthz()) == (503, {"ok": False, "crash_looping": [], "stuck": True})
     health.mark_polled()

@@ -1,6 +1,6 @@
 """Connections to the primary that sentinels name: each new connection asks them, and makes sure of what it reached.
 
-A failover ends the connections to the old primary: it died, or its sentinels told it to drop its clients. What
+A failover ends the connections to the old primary: it died, or its sentinels made it drop its clients. What
 reconnects by itself then reaches the new one. See "Guidelines for Redis clients" in the documentation of Redis
 Sentinel: ask the sentinels in turn, remember the one that answered, connect, and check with ROLE that it is a primary.
 """

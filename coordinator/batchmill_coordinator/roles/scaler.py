@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.scheduling.scaling.targets import PoolTargets
 
 MAX_POOLS = 200
-"""So many pools are scaled, those with workers first; users name pools, so there may be any number."""
+"""At most that many pools are scaled, those with workers first; users name pools, so there may be any number."""
 MAX_DEADLINES = 200  # jobs with the nearest deadlines that are looked at
 
 

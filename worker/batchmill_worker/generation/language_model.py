@@ -254,13 +254,20 @@ class LanguageModelOperator:
             group = requests[start : start + self.engine.limits.places]
             answers = answer_together(self.engine, [generation for _, generation in group])
             for (index, generation), answer in zip(group, answers, strict=True):
-                try:
-                    made = rows.add(index, generation, answer)
-                    if made is not None:
-                        results[index] = self.result(*made)
-                except RowError as error:
-                    results[index] = error
+                result = self._settle(rows, index, generation, answer)
+                if result is not None:
+                    results[index] = result
         return [results[index] for index in range(len(batch))]
+
+    def _settle(
+        self, rows: RowAnswers, index: int, generation: Generation, answer: Answer | Exception
+    ) -> dict[str, Any] | RowError | None:
+        """Return the result of a row, or its error; None while it waits for other answers."""
+        try:
+            made = rows.add(index, generation, answer)
+            return None if made is None else self.result(*made)
+        except RowError as error:
+            return error
 
 
 def answer_together(

@@ -56,8 +56,10 @@ def decode_state(data: bytes, rule: WindowRule) -> tuple[WindowState, str]:
         watermark, rows_seen, firings, opened = numbers
         state = WindowState(watermark=watermark, rows_seen=rows_seen, firings=firings)
         state.clocks = {name: PartitionClock(*one) for name, one in clocks.items()}
-        for key, *fields, has_new_rows in windows:
-            window = OpenWindow(tuple(key), *fields, bool(has_new_rows))
+        for key, start, end, number, own_id, sums, rows, nbytes, fired, has_new_rows in windows:
+            window = OpenWindow(
+                tuple(key), start, end, number, own_id, sums, rows, nbytes, fired, has_new_rows=bool(has_new_rows)
+            )
             state.open(window)
             state.nbytes += window.nbytes
             if rule.kind is not WindowKind.COUNT:

@@ -6,8 +6,8 @@
 3. A window that has fired and gets another row fires again at once, as a revision, until `late_ms` behind its end.
    Then it is forgotten.
 
-What fires depends on the rows and their times of arrival, not on how they are divided into steps. So a step that
-runs twice with one state gives the same, and state and results can be committed together.
+What fires depends on the rows and the times at which they arrived, not on how they are divided into steps. So a step
+that runs twice with one state gives the same, and state and results can be committed together.
 
 A session that grows keeps its id. If a row joins several, the one that fired first remains, else the one that is older;
 another one that has fired is withdrawn: its last revision says which window it is part of now.

@@ -152,7 +152,8 @@ def autoscale(
     answer, or the command fails, nothing changes; both are tried again. The token for metrics is enough.
 
     \b
-    batchmill autoscale --pool gpu --max 8 --exec 'docker compose up -d --no-recreate --scale worker={n} worker'
+    batchmill autoscale --pool gpu --max 8 \\
+        --exec 'docker compose up -d --scale worker={n}'
     """
     if least > most:
         raise click.UsageError(f"--min {least} is above --max {most}.")

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 ARRIVAL_WINDOW_S = 600.0  # over which arriving work is averaged
 START_WEIGHT = 0.3  # of the latest start
 MAX_STARTS_LATE = 3.0
-"""A worker that has not come after so many times the usual start is not expected any more."""
+"""A worker that has not appeared after that many times the usual start is not expected any more."""
 MIN_EXPECTED_S = 60.0  # for which a worker is expected at least
 MAX_RAISES = 100
 

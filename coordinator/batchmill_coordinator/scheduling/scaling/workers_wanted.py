@@ -1,7 +1,7 @@
 """How many workers a pool needs: enough to do what is left, and what arrives, in the pool's target time. Pure.
 
-1. The workers that are there, and those that start, can do so much in the target time. If that is enough, only as many
-   are wanted as the work needs.
+1. The workers that are there, and those that start, can do some work in the target time. If that is enough, only
+   as many are wanted as the work needs.
 2. Otherwise more are wanted, for what is missing: each of them works for the target time less its start. If the workers
    that are there are done before a new one has started, none is.
 3. Jobs with deadlines may need more. The maxima in machines and in money an hour come last.
