@@ -37,7 +37,10 @@ class Window(Stage):
         aggregate: New columns, and what they have: `count`, `sum:COLUMN`, `mean:COLUMN`, `min:COLUMN`, `max:COLUMN`,
             `collect:COLUMN`, a list by time, or `top:COLUMN:N`. None: `rows`, the number of rows.
         strict: Whether rows before the watermark are late, and a gap of exactly `session` joins, as in Bytewax.
-        name: See `Stage`, as for the others: `pool`, `retry`, `keep`, `buffer`.
+        name: As of any `Stage`.
+        pool: As of any `Stage`.
+        keep: As of any `Stage`.
+        buffer: As of any `Stage`.
         more: Further parameters of the operator `window`: `max_windows` and `max_rows` limit its state.
 
     Raises:
