@@ -74,6 +74,16 @@ def test_messages_that_are_no_rows_are_at_fault_and_no_others() -> None:
     assert found.table.column("n").to_pylist() == [1.0, None, None, None, 2.5, 3.0]
 
 
+def test_a_field_whose_name_is_no_text_is_the_fault_of_its_message_alone() -> None:
+    found = rows_of(messages({"n": 1}, b'{"\\ud800": 1}', {"n": 3}), {}, "s")
+    assert (found.table.column("n").to_pylist(), [one.place for one in found.bad]) == ([1, None, 3], [1])
+
+
+def test_null_fits_every_type_that_is_given() -> None:
+    found = rows_of(messages({"n": None}, b"[]", {"m": 1}), {"n": pa.list_(pa.string())}, "s")
+    assert (found.table.column("m").to_pylist(), [one.place for one in found.bad]) == ([None, None, 1], [1])
+
+
 def test_fields_of_text_take_the_types_that_are_given() -> None:
     rows = [Message("0-0", {"n": "1", "t": "a"}, 0), Message("1-0", {"n": "one"}, 0), Message("2-0", {"t": "b"}, 0)]
     found = rows_of(rows, {"n": pa.int64()}, "s")

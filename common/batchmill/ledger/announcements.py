@@ -43,10 +43,10 @@ class AnnouncementLedger:
         self._store = store
         self._key = store.keys.announcements()
 
-    def waiting(self, limit: int) -> list[Announcement]:
-        """Return at most `limit` announcements, the oldest first."""
+    def waiting(self, limit: int, start: int = 0) -> list[Announcement]:
+        """Return at most `limit` announcements, the oldest first, without the first `start`."""
         with redis_errors():
-            found = self._store.redis.zrange(self._key, 0, limit - 1, withscores=True)
+            found = self._store.redis.zrange(self._key, start, start + limit - 1, withscores=True)
         return [Announcement.parse(member, at_ms) for member, at_ms in found]
 
     def settle(self, announcement: Announcement) -> None:

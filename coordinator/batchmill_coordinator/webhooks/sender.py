@@ -78,6 +78,8 @@ def _is_public(text: str) -> bool:
             address = inside
         elif address in _NAT64:
             address = ipaddress.IPv4Address(int(address) & 0xFFFFFFFF)
+        elif address.is_site_local:  # private in all but Python's `is_global`
+            return False
     return address.is_global and not address.is_multicast and not address.is_reserved
 
 
@@ -100,7 +102,7 @@ def _post(url: str, address: str, body: bytes, headers: Mapping[str, str], timeo
         connection.close()
 
 
-def _connection(scheme: str, host: str, port: int | None, address: str, timeout_s: float) -> http.client.HTTPConnection:
+def _connection(scheme: str, host: str, port: int | None, address: str, timeout_s: float) -> _Pinned:
     if scheme == "https":
         return _PinnedTls(host, port, address, timeout_s)
     return _Pinned(host, port, address, timeout_s)
@@ -112,6 +114,7 @@ class _Pinned(http.client.HTTPConnection):
     def __init__(self, host: str, port: int | None, address: str, timeout_s: float) -> None:
         super().__init__(host, port, timeout=timeout_s)
         self.address = address
+        self.is_cut = False
 
     def connect(self) -> None:
         """Connect to the address."""
@@ -127,10 +130,13 @@ class _PinnedTls(_Pinned):
         """Connect to the address, and verify that it is the host."""
         super().connect()
         self.sock = ssl.create_default_context().wrap_socket(self.sock, server_hostname=self.host)
+        if self.is_cut:  # while hands were shaken nothing could be ended: the socket is handed over before
+            raise TimeoutError("timed out")
 
 
-def _cut(connection: http.client.HTTPConnection) -> None:
+def _cut(connection: _Pinned) -> None:
     """End a connection that lasts too long, from another thread: what waits for it fails."""
+    connection.is_cut = True
     if connection.sock is not None:
         try:
             connection.sock.shutdown(socket.SHUT_RDWR)

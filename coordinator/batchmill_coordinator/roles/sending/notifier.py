@@ -35,10 +35,14 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+Receiver = tuple[str, str | None]
+"""An entry of the settings, and the address that a job gives."""
+
 MAX_ANNOUNCEMENTS = 100  # in a step
 MAX_DUE = 200  # in a step
 THREADS = 16
 MAX_PER_RECEIVER = 4
+MAX_OF_TENANT = 8  # at once: jobs may name any number of receivers, all of them slow
 SENDING_MS = 30_000  # more than a try takes
 BUSY_MS = 2_000  # until a message is looked at again whose receiver has as many as it may
 
@@ -65,13 +69,12 @@ class Notifier:
         self._metrics = metrics
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="webhook")
         self._lock = Lock()
-        self._sending: dict[str, tuple[str, str | None]] = {}  # by message: its receiver
+        self._sending: dict[str, tuple[str, Receiver]] = {}  # by message: its tenant and receiver
+        self._waiting = 0  # announcements, the oldest, that wait for room and are left out of the next step
 
     def step(self, epoch: int) -> None:
         """Make the messages that are announced, and begin to send those that are due."""
-        for announcement in self._ledger.announcements.waiting(MAX_ANNOUNCEMENTS):
-            with apart(f"the webhooks of job {announcement.job_id}"):
-                self._expand(announcement)
+        self._make_messages()
         now_ms = self._ledger.now_ms()
         due = self._ledger.deliveries.due(now_ms, MAX_DUE)
         begun, busy = self._choose(due)
@@ -79,6 +82,17 @@ class Notifier:
         self._ledger.deliveries.defer([document.id for document in busy], now_ms + BUSY_MS)
         for document in begun:
             self._threads.submit(self._send, document, read_message(document), epoch)
+
+    def _make_messages(self) -> None:
+        """Make those of some announcements. Those that have to wait keep no newer ones from their turn."""
+        found = self._ledger.announcements.waiting(MAX_ANNOUNCEMENTS, self._waiting)
+        for announcement in found:
+            self._waiting += 1
+            with apart(f"the webhooks of job {announcement.job_id}"):
+                self._expand(announcement)
+                self._waiting -= 1
+        if len(found) < MAX_ANNOUNCEMENTS:
+            self._waiting = 0
 
     def _expand(self, announcement: Announcement) -> None:
         try:
@@ -91,22 +105,29 @@ class Notifier:
         self._ledger.announcements.settle(announcement)
 
     def _choose(self, due: list[Document]) -> tuple[list[Document], list[Document]]:
-        """Return the messages to send now, and those whose receiver is busy; forget those that were kept."""
+        """Return the messages to send now, and those whose receiver or tenant is busy; forget those that were kept."""
         begun: list[Document] = []
         busy: list[Document] = []
         with self._lock:
-            count = Counter(self._sending.values())
+            count = Counter(receiver for _, receiver in self._sending.values())
+            of_tenant = Counter(tenant for tenant, _ in self._sending.values())
             for document in due:
                 with apart(f"the message {document.id}"):
                     delivery = read_message(document).delivery
                     receiver = delivery.webhook, delivery.url
                     if delivery.state is not DeliveryState.PENDING:
                         self._forget(document)
-                    elif document.id in self._sending or count[receiver] >= MAX_PER_RECEIVER:
+                    elif (
+                        document.id in self._sending
+                        or len(self._sending) >= THREADS
+                        or count[receiver] >= MAX_PER_RECEIVER
+                        or of_tenant[document.tenant] >= MAX_OF_TENANT
+                    ):
                         busy.append(document)
                     else:
                         count[receiver] += 1
-                        self._sending[document.id] = receiver
+                        of_tenant[document.tenant] += 1
+                        self._sending[document.id] = document.tenant, receiver
                         begun.append(document)
         return begun, busy
 
