@@ -116,7 +116,7 @@ def _json(value: Any) -> bytes:
 
 
 def _numeric(value: int) -> bytes:
-    """Return a whole number that is not negative: its digits to the base 10,000, after how many, their weight, 0, 0."""
+    """Return an integer that is not negative: its digits to the base 10,000, after how many, their weight, 0, 0."""
     digits: list[int] = []
     while value:
         value, digit = divmod(value, 10_000)

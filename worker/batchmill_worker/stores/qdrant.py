@@ -31,7 +31,7 @@ from batchmill_worker.stores.collection_store import (
 )
 from batchmill_worker.stores.filters import terms_of
 from batchmill_worker.stores.json_http import JsonHttp, MissingCollection, RefusedRequest, TooLargeRequest
-from batchmill_worker.stores.payloads import check_values, is_whole
+from batchmill_worker.stores.payloads import check_values, is_discrete
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -261,7 +261,7 @@ def _term(term: Term, kind: pa.DataType) -> Json:
 
 
 def _equal(key: str, value: Any, kind: pa.DataType) -> Json:
-    if isinstance(value, float) or not is_whole(kind):
+    if isinstance(value, float) or not is_discrete(kind):
         return {"key": key, "range": {"gte": value, "lte": value}}
     return {"key": key, "match": {"value": value}}
 
