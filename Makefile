@@ -16,7 +16,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 BASE ?= main
 
 .PHONY: help demo test test-unit test-hostile test-slow test-wheel test-system chaos chaos-short coverage check lint types layers \
-        format docs changelog bench gpu-check gpu-tree wheel release-check clean ledger-calls
+        format docs changelog bench bench-figures bench-before bench-compare gpu-check gpu-tree wheel release-check clean ledger-calls
 
 help: ## List what can be done
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-12s %s\n", $$1, $$2}'
@@ -30,8 +30,9 @@ test: $(STAMPS)/test ## Run the tests but the slow ones, in PROCESSES=2; they st
 test-unit: $(STAMPS)/test ## Run the unit tests only
 	$(BIN)/python -m pytest tests/unit
 
-test-system: $(STAMPS)/system ## Test the containers and web pages; needs root, or the packages it names
+test-system: $(STAMPS)/system ## Test the containers, web pages and Helm chart; needs root, or the packages it names
 	tests/system/packages.sh
+	tests/system/helm.sh
 	$(BIN)/python -m pytest tests/system
 
 test-hostile: $(STAMPS)/test ## Attack a service: what one user sends, stores or breaks stops nobody else
@@ -84,6 +85,17 @@ bench: $(STAMPS)/bench ## Measure speed and memory against peers, into benchmark
 
 gpu-tree: $(STAMPS)/test ## Build dist/gpu: what `make gpu-check` needs where there is a GPU and no network
 	$(BIN)/python benchmarks/gpu_tree.py --python $(GPU_PYTHON)
+
+bench-figures: $(STAMPS)/bench ## Measure some figures quickly, into benchmarks/results/quick
+	$(BIN)/python -m benchmarks --quick --only chain --only chain_embed --only plan
+
+bench-before: ## Fetch the figures of the last run on main into build/before, with gh
+	mkdir -p build/before
+	run=$$(gh run list --workflow checks.yml --branch main --status success --limit 1 --json databaseId --jq '.[].databaseId'); \
+	test -z "$$run" || gh run download "$$run" --name figures --dir build/before || echo "the last run has no figures"
+
+bench-compare: $(STAMPS)/bench ## Compare the figures with those in build/before; fails if one is far slower
+	$(BIN)/python -m benchmarks --quick --compare build/before
 
 gpu-check: ## On a machine with a GPU and torch: run jobs on DEVICE=cuda:0 from dist/gpu, into GPU_REPORT=gpu-check.json
 	$(PYTHON) dist/gpu/gpu_check.py --device $(DEVICE) --out $(GPU_REPORT)

@@ -6,11 +6,13 @@ import signal
 import sys
 import traceback
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
 from benchmarks import chart, figures, machine, tables
+from benchmarks import compare as comparison
 from benchmarks.scale import FULL, QUICK, Scale
 
 if TYPE_CHECKING:
@@ -29,8 +31,10 @@ NAMES = (
     "vectors",
     "knn",
     "embed",
+    "plan",
     "generate",
     "lane",
+    "stream",
 )
 
 
@@ -43,8 +47,16 @@ NAMES = (
 )
 @click.option("--quick", is_flag=True, help="Small sizes: shows that everything works; its figures mean little.")
 @click.option("--markdown", is_flag=True, help="Run nothing; print the figures of the last full run as Markdown.")
-def main(only: tuple[str, ...], runs: int | None, quick: bool, markdown: bool) -> None:
+@click.option(
+    "--compare",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    metavar="FOLDER",
+    help="Run nothing; compare the last figures with those in a folder. Fails if one is far slower.",
+)
+def main(only: tuple[str, ...], runs: int | None, quick: bool, markdown: bool, compare: Path | None) -> None:
     """Measure Batchmill beside its peers, on this machine, in this run."""
+    if compare is not None:
+        sys.exit(_compare(compare, figures.RESULTS / "quick" if quick else figures.RESULTS))
     if markdown:
         click.echo(tables.markdown(figures.read_all(figures.RESULTS)))
         return
@@ -55,6 +67,14 @@ def main(only: tuple[str, ...], runs: int | None, quick: bool, markdown: bool) -
     failed = [name for name in only or NAMES if not _succeeds(name, scale, quick=quick)]
     if failed:
         sys.exit(f"benchmarks: failed: {', '.join(failed)}")
+
+
+def _compare(earlier: Path, latest: Path) -> int:
+    before, after = figures.read_all(earlier), figures.read_all(latest)
+    comparable = comparison.is_comparable(before, after)
+    found = list(comparison.changes(before, after)) if comparable else []
+    click.echo(comparison.markdown(found, comparable=comparable), nl=False)
+    return int(any(one.is_failure for one in found))
 
 
 def _succeeds(name: str, scale: Scale, *, quick: bool) -> bool:

@@ -102,7 +102,7 @@ def _forward(operator: ReadyOperator) -> float:
 def _first_alone(operator: ReadyOperator) -> float:
     engine = operator.requests.engine
     began = time.perf_counter()
-    generation: Generation = operator.requests.render({"messages": MESSAGES, "options": None}, (1,), 0)
+    generation: Generation = operator.requests.render({"messages": MESSAGES, "options": None}, (1,), 0)[0]
     engine.submit(generation, 0)
     first_s, is_over = 0.0, False
     while not is_over:

@@ -25,6 +25,8 @@ class Scale:
     generate_runs: int
     generate_rows: int
     live_jobs: tuple[int, ...]  # of one row each
+    stream_s: float  # of rows at a steady rate
+    stream_rows: int  # of a backlog
     limit_s: float  # for everything together
 
     def with_runs(self, runs: int) -> Scale:
@@ -49,6 +51,8 @@ FULL = Scale(
     generate_runs=3,
     generate_rows=500,
     live_jobs=(100, 1_000, 10_000),
+    stream_s=20,
+    stream_rows=200_000,
     limit_s=60 * 60,
 )
 QUICK = Scale(
@@ -68,5 +72,7 @@ QUICK = Scale(
     generate_runs=1,
     generate_rows=64,
     live_jobs=(50, 200),
+    stream_s=5,
+    stream_rows=50_000,
     limit_s=12 * 60,
 )

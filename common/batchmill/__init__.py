@@ -51,7 +51,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.job import BatchPolicy, JobState, RetryPolicy
     from batchmill.jobs.sink import IndexSpec, SinkSpec
     from batchmill.jobs.status import JobStatus
-    from batchmill.jobs.streams.source import Push, RedisStream
+    from batchmill.jobs.streams.source import Folder, Push, RedisStream
     from batchmill.operators.contract import Expansion, PartialResult, RowError
     from batchmill.operators.registration import operator
 
@@ -67,6 +67,7 @@ __all__ = [
     "Conflict",
     "DeadLetter",
     "Expansion",
+    "Folder",
     "IndexSpec",
     "InvalidOperator",
     "InvalidOutput",
@@ -118,7 +119,7 @@ _HOMES = {
     "batchmill.jobs.job": ("BatchPolicy", "JobState", "RetryPolicy"),
     "batchmill.jobs.sink": ("IndexSpec", "SinkSpec"),
     "batchmill.jobs.status": ("JobStatus",),
-    "batchmill.jobs.streams.source": ("Push", "RedisStream"),
+    "batchmill.jobs.streams.source": ("Folder", "Push", "RedisStream"),
     "batchmill.operators.contract": ("Expansion", "PartialResult", "RowError"),
     "batchmill.operators.registration": ("operator",),
 }

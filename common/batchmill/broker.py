@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 RECONNECT = Backoff(base_s=0.5, max_s=2.0)
 """How long a worker waits before it asks again for a broker that is away. Celery's own waits grow to 30 s."""
 
+HEALTH_CHECK_INTERVAL_S = 3
+"""How often a worker looks whether the broker still answers: one that hangs is left within twice that."""
+
 PUBLISH = Backoff(base_s=0.05, max_s=1.0)
 PUBLISH_RETRIES = 3
 
@@ -85,10 +88,10 @@ def celery_settings(settings: ServiceSettings) -> dict[str, Any]:
         "broker_transport_options": {
             "address": RedisAddress.parse(settings.redis_url),
             "global_keyprefix": settings.redis_prefix,
-            "socket_timeout": 10,
+            "socket_timeout": 5,
             "socket_connect_timeout": 5,
             "socket_keepalive": True,
-            "health_check_interval": 10,
+            "health_check_interval": HEALTH_CHECK_INTERVAL_S,
         },
         "accept_content": ["json"],
         "task_serializer": "json",

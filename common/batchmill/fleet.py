@@ -2,7 +2,44 @@
 
 from __future__ import annotations
 
+from datetime import date  # of a field, which pydantic reads
+
 from batchmill.jobs.frozen import Frozen
+
+
+class PoolScale(Frozen):
+    """How many workers a pool needs, as the leader has decided last. Times are seconds.
+
+    The number follows the work at once, up and down. Who starts and stops workers holds the largest number of the last
+    `start_s`: see `batchmill.held_need`.
+    """
+
+    pool: str
+    workers_wanted: int
+    workers: int  # that are there
+    starting: int = 0  # that were wanted before and are expected to come
+    machine_workers: int = 1  # of one supervisor of the pool, as seen last
+    machines_wanted: int  # supervisors for `workers_wanted`
+    drain_s: float | None = None  # how long the workers that are there need for what is left; None: nobody knows
+    start_s: float  # from when a worker is wanted until it works: measured, or assumed
+    target_s: float  # in which the pool is to do what is left
+    why: str
+
+
+class PoolUsage(Frozen):
+    """What the workers of a pool cost since a day, and what would have been enough. Hours are of workers."""
+
+    pool: str
+    since: date  # from its begin, UTC
+    worker_hours: float  # of those that were there
+    enough_hours: float  # of those that were wanted, each for at least as long as a start takes
+    busy_hours: float  # device time that was charged
+    most_workers: int  # that were there at a time
+    most_wanted: int
+    currency: str
+    cost: float  # of the workers that were there, at their prices
+    cost_enough: float
+    advice: str
 
 
 class PoolStatus(Frozen):
@@ -17,6 +54,7 @@ class PoolStatus(Frozen):
     shards_waiting: int  # planned, or to be tried again
     rows_waiting: int  # of its jobs, not settled yet, as far as their number is known; those that run included
     oldest_queued_s: float | None = None  # for how long the first of the queued shards has waited
+    scale: PoolScale | None = None  # how many workers it needs; None: not decided yet
     mixed: dict[str, list[str]] = {}  # operators that its workers have in several versions or with other code: which
 
 
@@ -53,4 +91,5 @@ class WorkerInfo(Frozen):
     loading: list[str] = []  # what it is about to have loaded
     has_room: bool = False  # whether another model fits beside them
     load_s: float = 0.0  # how long loading the slowest of them took
+    price_per_hour: float = 0.0  # of it, in the currency of the coordinators; 0: not known
     batches: list[BatchChoice] = []  # the operators it ran last, the latest first

@@ -35,6 +35,18 @@ ListOfText = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
 """A setting that is a list, and in the environment text with commas."""
 
 
+AUTO_SLOTS = "auto"
+"""Text for a number of slots that follows the need of the pool, between one and what the device has cores for."""
+
+
+def parse_slots(value: object) -> object:
+    """0 for `AUTO_SLOTS`; anything else as it is."""
+    return 0 if value == AUTO_SLOTS else value
+
+
+SlotCount = Annotated[int, Field(ge=0, le=256), BeforeValidator(parse_slots)]
+
+
 class ServiceSettings(BaseSettings):
     """What every service needs: the ledger, the blob store, and the folders it may touch."""
 
@@ -129,9 +141,13 @@ class CoordinatorSettings(ServiceSettings):
     file_ttl_s: Annotated[float, Span(ge=0)] = 30 * 24 * 3600.0  # a file is deleted after this; 0: never
     currency: str = Field(default="USD", pattern=r"^\S{1,8}$")  # what workers' prices are in; a label only
     models: str = ""  # a TOML or JSON file that names the models which are served
+    webhooks: str = ""  # a TOML file that names the receivers of webhooks
     lane_max_waiting: int = Field(default=256, ge=1, le=100_000)  # interactive requests for one model
     lane_max_per_tenant: int = Field(default=256, ge=1)  # of one tenant, at a time, on each coordinator
     lane_timeout_s: Annotated[float, Span(gt=0, le=3600)] = 120.0  # for the answer to an interactive request
+    scale_target_s: Annotated[float, Span(gt=0)] = 300.0  # in which a pool is to do what is left
+    scale_start_s: Annotated[float, Span(ge=0)] = 150.0  # how long a worker takes to start, until that is measured
+    scale_pools: str = ""  # a TOML file with the targets and maxima of single pools
     retention_s: Annotated[float, Span(ge=0)] = 7 * 24 * 3600.0  # an ended job is deleted after this; 0: never
 
     def secret_values(self) -> tuple[str, ...]:
@@ -146,7 +162,7 @@ class WorkerSettings(ServiceSettings):
 
     pool: str = Field(default=DEFAULT_POOL, pattern=POOL_PATTERN)
     devices: str = "auto"  # auto, all, cpu, cuda:0,2, cuda:0+1 (one worker over both)
-    slots_per_device: int = Field(default=1, ge=1, le=256)  # processes on each device
+    slots_per_device: SlotCount = 1  # processes on each device; 0: as many as the pool needs, see `AUTO_SLOTS`
     pin_cores: bool = True  # give each slot cores of its own, when there are several
     stand_in_devices: str = ""  # a JSON file of devices in place of the machine's
     shards_at_once: int = Field(default=2, ge=1, le=16)  # one computes while the others load and store

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import unicodedata
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from batchmill.jobs.status import JobStatus, TokenSums
+    from batchmill.jobs.streams.status import StreamStatus
 
 MAX_ETA_RATIO = 10
 """A range of the time left whose ends differ by more than this factor says nothing, and is not shown."""
@@ -49,12 +51,26 @@ def byte_size(nbytes: int) -> str:
 def progress(status: JobStatus) -> str:
     """Format the rows done, failed ones included: `1,000 of 5,000 rows (10 failed, 3 from the cache)`."""
     settled = status.rows_done + status.rows_dead
+    if status.stream is not None and status.rows_total is None:
+        return _progress_of_stream(status, status.stream, settled)
     total = "?" if status.rows_total is None else f"{status.rows_total:,}"
     about = "about " if status.rows_total_is_estimate else ""
     counts = {"failed": status.rows_dead, "from the cache": status.rows_cached}
     details = ", ".join(f"{rows:,} {what}" for what, rows in counts.items() if rows)
     noun = "row" if status.rows_total == 1 else "rows"
     return f"{settled:,} of {about}{total} {noun}{f' ({details})' if details else ''}"
+
+
+def _progress_of_stream(status: JobStatus, stream: StreamStatus, settled: int) -> str:
+    """Format the rows of a stream: `1,000 rows (3 failed), 20 wait, up to 2030-01-31 17:00:05 UTC`."""
+    counts = {"failed": status.rows_dead, "lost": stream.rows_lost}
+    details = ", ".join(f"{rows:,} {what}" for what, rows in counts.items() if rows)
+    parts = [f"{count(settled)}{f' ({details})' if details else ''}"]
+    if stream.lag is not None:
+        parts.append(f"{stream.lag:,} wait")
+    if stream.watermark_at is not None:
+        parts.append(f"up to {datetime.fromtimestamp(stream.watermark_at, UTC):%Y-%m-%d %H:%M:%S} UTC")
+    return ", ".join([*parts, *(["its source is away"] if stream.away else [])])
 
 
 def tokens(sums: TokenSums | None) -> str:

@@ -16,6 +16,7 @@ from batchmill.jobs.stages import FIRST_STAGE, last_stage
 from batchmill.ledger import Ledger
 from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.sources.base import EndlessSource
+from batchmill.storage.named_webhooks import NamedWebhooks
 from batchmill.storage.served_models import ServedModels
 from batchmill.store_mark import Mark, StoreMark
 from batchmill.workspace import Workspace
@@ -37,6 +38,7 @@ from batchmill_coordinator.inspection.pool import inspector_pool
 from batchmill_coordinator.lane.lane import Lane, LaneLimits
 from batchmill_coordinator.lane.served import ServedModelLoader
 from batchmill_coordinator.metering.page import CoordinatorMetrics
+from batchmill_coordinator.planning.plans import Plans
 from batchmill_coordinator.results.closing import OutputCloser
 from batchmill_coordinator.results.dead_rows import DeadRowStore
 from batchmill_coordinator.results.freed_results import FreedResults
@@ -47,6 +49,7 @@ from batchmill_coordinator.results.pages import parse_cursor, read_page
 from batchmill_coordinator.results.resuming.resumption import Resumption
 from batchmill_coordinator.results.roll_forward import RollForward
 from batchmill_coordinator.results.stage_source import StageSource
+from batchmill_coordinator.results.stream_retention import StreamRetention
 from batchmill_coordinator.roles.batch_keeper import BatchKeeper
 from batchmill_coordinator.roles.buffers import BufferKeeper
 from batchmill_coordinator.roles.clock_guard import ClockGuard
@@ -57,23 +60,31 @@ from batchmill_coordinator.roles.janitor import Janitor
 from batchmill_coordinator.roles.leadership import Leadership
 from batchmill_coordinator.roles.ledger_keeper import LedgerKeeper
 from batchmill_coordinator.roles.lost_rows import LostRowSettler
+from batchmill_coordinator.roles.plan_keeper import PlanKeeper
 from batchmill_coordinator.roles.planner import STREAMED, Planner
 from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.roles.role import RoleThread
+from batchmill_coordinator.roles.scaler import Scaler
+from batchmill_coordinator.roles.sending.notifier import Notifier
 from batchmill_coordinator.roles.stream_keeper import StreamKeeper
 from batchmill_coordinator.roles.watcher import Watcher, runs_nothing, why_blocked
 from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 from batchmill_coordinator.scheduling.model_demand import ModelNames, starting
+from batchmill_coordinator.scheduling.scaling.targets import PoolTargets
+from batchmill_coordinator.scheduling.scaling.view import ScaleView
 from batchmill_coordinator.status.notices import Notices
 from batchmill_coordinator.status.readiness import ReadinessProbe
 from batchmill_coordinator.status.shown_request import shown_request
 from batchmill_coordinator.status.status import cost_of, status_of
+from batchmill_coordinator.status.trends import read_trends
+from batchmill_coordinator.webhooks.deliveries import Deliveries
 
 if TYPE_CHECKING:
     import asyncio
     from collections.abc import Sequence
 
     from batchmill.clock import Clock
+    from batchmill.insights.trends import Trend
     from batchmill.jobs.job import JobRequest
     from batchmill.jobs.shard import ShardId
     from batchmill.jobs.status import JobCost, JobStatus
@@ -105,14 +116,23 @@ class Service:
         self._inspectors = inspector_pool(settings)
         self._planning_inspectors = inspector_pool(settings)  # of their own: no submission delays the planner
         inspector = Inspector(self._inspectors)
-        self.admission = Admission(self.ledger, self.fleet, self.workspace, resumption, inspector, settings)
+        self._webhooks = NamedWebhooks.load(settings.webhooks)
+        self.deliveries = Deliveries(self.ledger, self._webhooks)
+        self.admission = Admission(
+            self.ledger, self.fleet, self.workspace, resumption, inspector, self._webhooks, settings
+        )
         self.served = ServedModels.load(settings.models)
+        self._targets = PoolTargets.load(settings.scale_pools, settings.scale_target_s, settings.scale_start_s)
+        self.scaling = ScaleView(self.ledger, self._targets, settings.currency)
         limits = LaneLimits(settings.lane_max_waiting, settings.lane_max_per_tenant, settings.lane_timeout_s)
         self.indexes = IndexCatalog(self.workspace.blobs)
         self.pushes = Pushes(self.ledger, self.workspace, inspector, settings)
         self.uploads = Uploads(self.ledger, self.workspace, inspector, settings)
         self.files = Files(self.ledger, self.workspace.blobs, settings)
         self.batches = Batches(self.ledger)
+        self.plans = Plans(
+            *(self.ledger, self.fleet, self.workspace, self.admission, self.uploads, inspector, settings), self.submit
+        )
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
         self.notices = Notices()
         self.metrics = CoordinatorMetrics(
@@ -123,7 +143,7 @@ class Service:
         self.searches = IndexSearch(self.ledger, self.workspace, self._submit_own, self.delete)
         self.readiness = ReadinessProbe(self.ledger, self.notices, self.clock)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
-        self.replays = Replays(self.ledger, self.workspace, self.dead_rows, inspector, settings)
+        self.replays = Replays(self.ledger, self.workspace, self.dead_rows, inspector, self._webhooks, settings)
         self._publisher = MessagePublisher(settings)
         self._roles = [RoleThread(role, self.leadership) for role in self._make_roles(resumption)]
         self.hub = EventHub(self.ledger, self._notify)
@@ -215,6 +235,10 @@ class Service:
         readable = iter(self._statuses(records))
         return [job.status() if isinstance(job, UnreadableJob) else next(readable) for job in jobs]
 
+    def trends(self, operator: str | None) -> list[Trend]:
+        """Return the histories of operators; of one with its jobs."""
+        return read_trends(self.ledger, operator)
+
     def _statuses(self, records: Sequence[JobRecord]) -> list[JobStatus]:
         now_s = self.clock.wall()
         pools = self.fleet.pools() if any(runs_nothing(one) or starting(one) for one in records) else {}
@@ -263,8 +287,13 @@ class Service:
             Recoverer(ledger, fleet, self._publisher, settler, settings.lease_ttl_s, counts),
             Finisher(ledger, outputs, clocks, counts),
             BufferKeeper(ledger, freed),
-            StreamKeeper(ledger, self._open_source),
+            StreamKeeper(
+                *(ledger, self._open_source, StreamRetention(ledger, self.workspace, self.dead_rows), blobs),
+                settings.stream_ttl_s,
+            ),
             self._batch_keeper(clocks),
+            Notifier(ledger, self._webhooks, self.deliveries, clocks, counts),
+            self._plan_keeper(clocks),
             Janitor(
                 *(ledger, blobs, self.files, clocks),
                 upload_ttl_s=settings.upload_ttl_s,
@@ -272,6 +301,7 @@ class Service:
             ),
             LedgerKeeper(ledger, blobs, clocks, self.notices, self.clock),
             Watcher(ledger, fleet, self.clock, settings.currency, counts),
+            Scaler(ledger, self._targets),
         ]
 
     def _batch_keeper(self, clocks: ClockGuard) -> BatchKeeper:
@@ -283,14 +313,24 @@ class Service:
             self.settings.file_ttl_s,
         )
 
+    def _plan_keeper(self, clocks: ClockGuard) -> PlanKeeper:
+        return PlanKeeper(
+            *(self.ledger, self.fleet, self.workspace, Inspector(self._inspectors), self.uploads),
+            self.settings.currency,
+            lambda request, tenant: self.submit(request, tenant).job_id,
+            self.delete,
+            clocks,
+        )
+
     def _open_source(self, record: JobRecord, stage: int) -> Source:
         inline = None
         if record.spec.source is None and stage == FIRST_STAGE:
             inline = self.ledger.jobs.inline_input(record.id)
-        source = open_input(self.ledger, self.workspace, record, stage, inline)
+        inspector = Inspector(self._planning_inspectors)
+        source = open_input(self.ledger, self.workspace, record, stage, inline, inspector)
         if record.spec.source is None or isinstance(source, StageSource | EndlessSource):
             return source
-        return InspectedSource(record.id, source, Inspector(self._planning_inspectors))
+        return InspectedSource(record.id, source, inspector)
 
     def _notify(self, kind: str) -> None:
         if kind == "worker":

@@ -84,8 +84,9 @@ def judge_damage(verdict: Verdict, users: Users, cluster: Cluster) -> None:
             if path.name not in error.message:
                 verdict.broken.append(f"{job.id}: the damage of {path.name} is called: {error.message}")
         try:
-            job.replay_id = cluster.ask(lambda client: client.job(job.id).redo().id)  # noqa: B023  # called at once
-            cluster.ask(lambda client: client.job(job.replay_id).wait(timeout=REDO_S))  # noqa: B023  # called at once
+            redo_id = cluster.ask(lambda client: client.job(job.id).redo().id)  # noqa: B023  # called at once
+            job.replay_ids.append(redo_id)
+            cluster.ask(lambda client: client.job(redo_id).wait(timeout=REDO_S))  # noqa: B023  # called at once
             job.status = cluster.ask(lambda client: client.job(job.id).status())  # noqa: B023  # called at once
         except (BatchmillError, TimeoutError) as error:
             verdict.broken.append(f"{job.id}: {path.name} cannot be done again: {type(error).__name__}: {error}")

@@ -159,7 +159,7 @@ def _judge_counters(verdict: Verdict, job: Submitted, client: Any) -> None:
     of_stages = [
         of_stage(job.id, stage) for stage in stages for of_stage in (KEYS.stage, KEYS.inline_results, KEYS.done)
     ]
-    kept = (*of_stages, KEYS.dead_counts(job.id), KEYS.job_log(job.id))
+    kept = (*of_stages, KEYS.dead_counts(job.id), KEYS.incomplete(job.id), KEYS.job_log(job.id))
     verdict.expect(job, "what is left of it", sorted(set(client.scan_iter(f"{_escaped(key)}*")) - {key, *kept}), [])
 
 

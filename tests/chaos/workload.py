@@ -188,8 +188,7 @@ class Users:
         def submit(client: Client) -> str:
             key = f"chaos-{plan.number}"
             if plan.is_chain:
-                given_stages = {"stages": plan.stages(), "fuse": plan.fuse}
-                return client.submit(**given, **options, **given_stages, idempotency_key=key).id
+                return client.submit(**given, **options, stages=plan.stages(), fuse=plan.fuse, idempotency_key=key).id
             return client.submit(plan.operator, **given, **options, carry=["job", "id"], idempotency_key=key).id
 
         return Submitted(plan, self.cluster.ask(submit), output, time.monotonic())

@@ -23,6 +23,7 @@ from batchmill.ledger.submission import Submission
 from batchmill.operators.contract import OperatorInfo
 from batchmill.settings import CoordinatorSettings, WorkerSettings
 from batchmill.sources import InlineSource, InputSplit
+from batchmill.storage.named_webhooks import NamedWebhooks
 from batchmill.workspace import table_from_stream
 from batchmill_coordinator.admission.acceptance import accept
 from batchmill_coordinator.roles.dispatcher import Dispatcher
@@ -262,13 +263,15 @@ def test_what_was_stored_for_a_job_goes_if_it_is_refused_or_was_known_already(se
     for key, expected in (("new", []), ("known", ["known"])):
         with ExitStack() as undo:
             undo.callback(undone.append, key)
-            accept(service.ledger, submission(service, f"job-{key}"), undo, service.settings)
+            accept(service.ledger, submission(service, f"job-{key}"), undo, service.settings, NamedWebhooks())
         assert undone == expected
     with ExitStack() as undo:
         undo.callback(undone.append, "refused")
         refused = replace(submission(service, "job-refused"), idempotency_key=None)
         with pytest.raises(ServiceUnavailable, match="1 jobs"):
-            accept(service.ledger, refused, undo, service.settings.model_copy(update={"max_live_jobs": 1}))
+            accept(
+                service.ledger, refused, undo, service.settings.model_copy(update={"max_live_jobs": 1}), NamedWebhooks()
+            )
     assert undone == ["known", "refused"]
 
 

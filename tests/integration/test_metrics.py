@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import http.client
+import json
 from contextlib import closing
 from datetime import UTC, date, datetime
 from typing import TYPE_CHECKING, Any
@@ -76,11 +77,39 @@ def watched(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Watched]:
         yield made
 
 
-def test_the_scrapers_token_opens_the_metrics_and_nothing_else(watched: Watched) -> None:
+def test_the_scrapers_token_opens_the_metrics_and_the_scale_of_pools_and_nothing_else(watched: Watched) -> None:
     url = watched.cluster.url("a")
     assert [ask(url, "/metrics", token)[0] for token in (None, "guess", SCRAPER)] == [401, 401, 200]
     assert ask(url, "/metrics", TOKEN)[0] == 403  # of one tenant: the metrics are about all
     assert ask(url, "/v1/jobs", SCRAPER)[0] == 401
+    assert ask(url, "/v1/pools", SCRAPER)[0] == 401
+    path = "/v1/pools/default/scale"
+    until(lambda: ask(url, path, SCRAPER)[0] == 200, "the first decision")
+    assert [ask(url, path, token)[0] for token in (None, "guess", TOKEN)] == [401, 401, 200]
+    assert ask(url, "/v1/pools/no%20pool/scale", SCRAPER)[0] == 422
+
+
+def test_every_coordinator_says_how_many_workers_a_pool_needs(watched: Watched) -> None:
+    """A pool without workers gets one to learn what rows take; a paused job needs none; a pool unknown needs none."""
+    client = watched.cluster.clients["a"]
+
+    def wanted(name: str, pool: str) -> int:
+        status, text = ask(watched.cluster.url(name), f"/v1/pools/{pool}/scale", SCRAPER)
+        assert status == 200, text
+        return int(json.loads(text)["workers_wanted"])
+
+    assert [wanted(name, "unheard") for name in "ab"] == [0, 0]
+    job = client.submit("echo", rows=[{"id": 1}], pool="later")
+    until(lambda: [wanted(name, "later") for name in "ab"] == [1, 1], "the wish for a worker")
+    assert client.scale("later").why == "what 1 row will take is not known yet"
+    assert next(pool for pool in client.pools() if pool.name == "later").scale == client.scale("later")
+    until(lambda: watched.leaders("workers_wanted", pool="later") == [1], "the metric")
+    job.pause()
+    until(lambda: [wanted(name, "later") for name in "ab"] == [0, 0], "the end of the wish")
+    assert ask(watched.cluster.url("a"), "/v1/pools/usage", TOKEN)[0] == 403  # of one tenant: it is about all
+    job.cancel()
+    until(lambda: job.status().is_final, "the end of the job")
+    job.delete()
 
 
 def test_a_job_is_counted_once_wherever_it_is_counted_and_stays_counted_when_it_is_deleted(watched: Watched) -> None:
@@ -162,6 +191,9 @@ def test_a_job_that_its_budget_holds_is_counted_until_it_may_go_on(watched: Watc
 def test_a_ledger_that_is_away_is_told_of(watched: Watched) -> None:
     assert watched.cluster.valkey is not None
     watched.cluster.valkey.kill()
+    for name in "ab":
+        status, text = ask(watched.cluster.url(name), "/v1/pools/default/scale", SCRAPER)
+        assert (status, json.loads(text)["error"]["code"]) == (503, "service_unavailable")
     until(lambda: watched.coordinator("a")["batchmill_ledger_up"][frozenset()] == 0, "the word of the ledger's end")
     until(
         lambda: watched.coordinator("a")["batchmill_ledger_failures_total"][frozenset()] > 0,

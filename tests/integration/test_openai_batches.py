@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 EMBEDDINGS: Literal["/v1/embeddings"] = "/v1/embeddings"
 CHAT: Literal["/v1/chat/completions"] = "/v1/chat/completions"
 COMPLETIONS = "/v1/completions"
+RESPONSES = "/v1/responses"
 
 
 @pytest.fixture
@@ -124,7 +125,7 @@ def test_chats_and_completions_have_the_form_of_their_answers(api: openai.OpenAI
     ]
     assert (body["object"], body["model"]) == ("chat.completion", "parrot")
     assert body["usage"]["prompt_tokens_details"] == {"cached_tokens": 1}
-    assert bodies(api, batch)["line-1"]["choices"][0]["message"]["content"] == "Ho at 1"
+    assert bodies(api, batch)["line-1"]["choices"][0]["message"]["content"] == "Ho at 1.0"
     assert batch.usage is not None
     assert batch.usage.to_dict() == {
         "input_tokens": 4,
@@ -137,6 +138,33 @@ def test_chats_and_completions_have_the_form_of_their_answers(api: openai.OpenAI
     body = bodies(api, run(api, COMPLETIONS, completions))["line-0"]
     assert (body["object"], body["choices"][0]["text"]) == ("text_completion", "Once at 0.5")
     assert body["usage"]["completion_tokens"] == 7
+
+
+def test_a_line_has_several_choices_and_prompts_and_a_response_repeats_its_request(api: openai.OpenAI) -> None:
+    hi: Line = {"model": "parrot", "messages": [{"role": "user", "content": "Hi"}]}
+    batch = run(api, CHAT, [line(0, CHAT, **hi, n=3), line(1, CHAT, **hi)])
+    found = bodies(api, batch)
+    assert [[one["index"] for one in found[name]["choices"]] for name in ("line-0", "line-1")] == [[0, 1, 2], [0]]
+    assert (found["line-0"]["usage"]["prompt_tokens"], found["line-0"]["usage"]["completion_tokens"]) == (2, 48)
+
+    body = bodies(api, run(api, COMPLETIONS, [line(0, COMPLETIONS, model="follower", prompt=["a", "bc"], n=2)]))[
+        "line-0"
+    ]
+    assert [one["text"] for one in body["choices"]] == ["a at 0", "a at 0", "bc at 0", "bc at 0"]
+    assert body["usage"]["prompt_tokens"] == 3
+
+    asked = {"model": "parrot", "input": "Hi", "instructions": "Be brief.", "temperature": 0.5, "metadata": {"a": "b"}}
+    batch = run(api, RESPONSES, [line(0, RESPONSES, **asked)])
+    response = bodies(api, batch)["line-0"]
+    assert response["output"][0]["content"][0]["text"] == "Hi at 0.5"
+    assert (response["object"], response["status"], response["model"]) == ("response", "completed", "parrot")
+    assert {name: response[name] for name in asked if name not in ("model", "input")} == {
+        name: value for name, value in asked.items() if name not in ("model", "input")
+    }
+    assert response["usage"]["output_tokens"] == 16
+    assert errors(run(api, RESPONSES, [line(0, RESPONSES, model="parrot", input="Hi", background=True)])) == [
+        ("unsupported_parameter", "body.background", 1)
+    ]
 
 
 def test_a_language_model_answers_each_line_with_its_own_options(api: openai.OpenAI) -> None:
@@ -234,13 +262,13 @@ BAD_LINES: dict[str, tuple[Any, tuple[str, str | None]]] = {
     "another model": (line(9, EMBEDDINGS, model="minilm", input="x"), ("model_mismatch", "body.model")),
     "stream": (line(9, EMBEDDINGS, model="lengths", input="x", stream=True), ("streaming_unsupported", "body.stream")),
     "no input": (line(9, EMBEDDINGS, model="lengths"), ("invalid_request", "body.input")),
-    "an empty input": (line(9, EMBEDDINGS, model="lengths", input=[]), ("invalid_request", "body.input")),
-    "an empty text": (line(9, EMBEDDINGS, model="lengths", input=["a", ""]), ("invalid_request", "body.input")),
-    "tokens": (line(9, EMBEDDINGS, model="lengths", input=[1, 2]), ("invalid_request", "body.input")),
-    "too many inputs": (line(9, EMBEDDINGS, model="lengths", input=["a"] * 2049), ("invalid_request", "body.input")),
+    "an empty input": (line(9, EMBEDDINGS, model="lengths", input=[]), ("invalid_value", "body.input")),
+    "an empty text": (line(9, EMBEDDINGS, model="lengths", input=["a", ""]), ("invalid_value", "body.input.1")),
+    "tokens": (line(9, EMBEDDINGS, model="lengths", input=[1, 2]), ("unsupported_parameter", "body.input")),
+    "too many inputs": (line(9, EMBEDDINGS, model="lengths", input=["a"] * 2049), ("invalid_value", "body.input")),
     "no dimensions": (
         line(9, EMBEDDINGS, model="lengths", input="x", dimensions=0),
-        ("invalid_request", "body.dimensions"),
+        ("invalid_value", "body.dimensions"),
     ),
     "a huge line": (line(9, EMBEDDINGS, model="lengths", input="x" * 9_000_000), ("invalid_request", None)),
 }
@@ -263,17 +291,17 @@ def test_each_bad_line_is_named_and_nothing_is_run(api: openai.OpenAI) -> None:
 
 BAD_CHATS: dict[str, tuple[Line, str, str]] = {
     "no messages": ({}, "invalid_request", "messages"),
-    "a message without a role": ({"messages": [{"content": "x"}]}, "invalid_value", "messages.0"),
+    "a message without a role": ({"messages": [{"content": "x"}]}, "invalid_value", "messages.0.role"),
     "an image": (
         {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]},
-        "invalid_value",
+        "unsupported_parameter",
         "messages.0.content",
     ),
     "tools": ({"tools": [{"type": "function"}]}, "unsupported_parameter", "tools"),
-    "several": ({"n": 2}, "unsupported_parameter", "n"),
+    "too many": ({"n": 17}, "unsupported_parameter", "n"),
     "hot": ({"temperature": 3}, "invalid_value", "temperature"),
     "other stops": ({"stop": ["a"] * 5}, "invalid_value", "stop"),
-    "no format": ({"response_format": {"type": "xml"}}, "invalid_value", "response_format"),
+    "no format": ({"response_format": {"type": "xml"}}, "invalid_value", "response_format.type"),
 }
 
 

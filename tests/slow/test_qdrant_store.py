@@ -113,8 +113,13 @@ class TestQdrant(StoreContract):
                 self.load(CHANGED, NEWER, mode="upsert")
 
         late._server.pages = interrupted  # type: ignore[method-assign]
-        current, calls = late._current, []
-        late._current = lambda *args: calls.append(args) or current(*args)  # type: ignore[method-assign]
+        current, calls = late._current, list[Any]()
+
+        def noted(*args: Any) -> Any:
+            calls.append(args)
+            return current(*args)
+
+        late._current = noted  # type: ignore[assignment,method-assign]
         with pytest.raises(StaleToken):
             late.publish(build, receipts)
         assert self.found() == pieces_of([*CHANGED, *FIRST[20:]])
@@ -177,7 +182,7 @@ class TestQdrant(StoreContract):
         shown = ("count", "share", "flag", "text", "tags", "a.b")
         assert [one[name] for name in shown] == [2**53 + 1, None, True, "zero\0byte 数据", '["x", "y"]', 1]
         assert [other[name] for name in shown] == [None, 0.5, None, "", None, 2]
-        for where, found in [
+        cases: list[tuple[dict[str, Any], list[str]]] = [
             ({"flag": None}, ["b"]),
             ({"flag": {"ne": None}}, ["a"]),
             ({"count": 2**53 + 1}, ["a"]),
@@ -186,7 +191,8 @@ class TestQdrant(StoreContract):
             ({"share": {"in": [0.5, 1]}}, ["b"]),
             ({"a.b": {"gt": 1}}, ["b"]),
             ({"text": {"in": ["", "x"]}}, ["b"]),
-        ]:
+        ]
+        for where, found in cases:
             assert self.open().search(sink, query, 5, where, ["_root"])["_root"].to_pylist() == found, where
         with pytest.raises(InvalidParams, match="only by their size"):
             self.open().search(sink, query, 2, {"text": {"lt": "x"}}, None)

@@ -103,11 +103,29 @@ def _add_stage(
             "dead": _int(stage, "rows_dead"),
             "held": int(all(_pool(named, job_key, before) != pool for before in range(number))),
         }
+        counts |= _paced(named, job_key, number)
         runs = int(state in ("pending", "running"))
         for what, amount in counts.items():
             _count(due, f"{what} {runs} {stage['worked_for']}", amount)
     if state == "paused" and _int(stage, "shards_queued"):
         due["unqueue"] = {*due["unqueue"], member}
+
+
+def _paced(named: dict[str, Any], job_key: str, number: int) -> dict[str, int]:
+    """What the rows left of a stage will take; a stage that runs with another one has the rows of that."""
+    stage, rows_of = named[f"{job_key}:stage:{number}"], number
+    while named[f"{job_key}:stage:{rows_of}"].get("joins") == "1":
+        rows_of -= 1
+    first = named[f"{job_key}:stage:{rows_of}"]
+    rows = max(_int(first, "rows_total"), _int(first, "rows_planned"))
+    left = max(rows - _int(first, "rows_done") - _int(first, "rows_dead") + _int(first, "lag"), 0)
+    us = sum(_int(stage, f"cost {part}_us") for part in ("useful", "padding", "retried", "idle"))
+    charged = _int(stage, "cost rows")
+    return {
+        "expected": left * us // charged if charged else 0,
+        "unpaced": 0 if charged else left,
+        "open": int(number == 0 and stage["planned"] != "1" and not stage.keys() & {"rows_total", "lag"}),
+    }
 
 
 def _pool(named: dict[str, Any], job_key: str, number: int) -> str:

@@ -120,7 +120,7 @@ class QdrantServer:
         kept = self.kept(name)
         with kept.lock:
             found, _ = kept.shard.scroll(engine.ScrollRequest(limit=1_000_000, with_payload=True))
-        return [point.payload for point in found]
+        return [point.payload or {} for point in found]
 
 
 class _Handler(BaseHTTPRequestHandler):
@@ -212,8 +212,8 @@ class _Handler(BaseHTTPRequestHandler):
                 batch = body["batch"]
                 rows = zip(batch["ids"], batch["vectors"], batch["payloads"], strict=True)
                 points = [engine.Point(*row) for row in rows]
-                condition = [_filter(body["update_filter"])] if "update_filter" in body else []
-                shard.update(engine.UpdateOperation.upsert_points(points, *condition))
+                condition = _filter(body["update_filter"]) if "update_filter" in body else None
+                shard.update(engine.UpdateOperation.upsert_points(points, condition))
             case "POST", ["points", "count"]:
                 return {"count": shard.count(engine.CountRequest(exact=body["exact"]))}
             case "POST", ["points", "delete"]:
@@ -224,8 +224,8 @@ class _Handler(BaseHTTPRequestHandler):
                         offset=body.get("offset"), limit=body["limit"], with_payload=True, with_vector=True
                     )
                 )
-                points = [{"id": str(one.id), "payload": one.payload, "vector": one.vector} for one in found]
-                return {"points": points, "next_page_offset": None if following is None else str(following)}
+                page = [{"id": str(one.id), "payload": one.payload, "vector": one.vector} for one in found]
+                return {"points": page, "next_page_offset": None if following is None else str(following)}
             case "POST", ["points", "query"]:
                 request = engine.QueryRequest(
                     query=engine.Query.Nearest(body["query"]),
@@ -235,11 +235,10 @@ class _Handler(BaseHTTPRequestHandler):
                     with_payload=True,
                     with_vector=body["with_vector"],
                 )
-                found = shard.query(request)
                 return {
                     "points": [
                         {"id": str(one.id), "score": one.score, "payload": one.payload, "vector": one.vector}
-                        for one in found
+                        for one in shard.query(request)
                     ]
                 }
             case _:
@@ -252,7 +251,8 @@ def _filter(found: dict[str, Any]) -> engine.Filter:
     unknown = found.keys() - {"must", "should", "must_not"}
     if unknown:
         raise ValueError(f"unknown field `{unknown.pop()}`")
-    return engine.Filter(**{kind: [_condition(one) for one in conditions] for kind, conditions in found.items()})
+    kinds: dict[str, Any] = {kind: [_condition(one) for one in conditions] for kind, conditions in found.items()}
+    return engine.Filter(**kinds)
 
 
 def _condition(found: dict[str, Any]) -> Any:

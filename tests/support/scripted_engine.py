@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
@@ -11,6 +12,7 @@ from pydantic import BaseModel
 from batchmill.operators.contract import OperatorDefinition, OperatorKind
 from batchmill_worker.generation.base import (
     Answer,
+    BegunAnswer,
     Delta,
     Draft,
     EngineLimits,
@@ -36,6 +38,7 @@ class ScriptedEngine:
     """Each step makes a token for each row in flight; a row ends after as many as its text says: "3", "3 words".
 
     Rows whose text begins with "mute" get no token. error: raised by the next step. entered: rows in order of entry.
+    continued: how many tokens each of them had already.
     free: steps are made; clear it to hold the engine.
     """
 
@@ -44,9 +47,10 @@ class ScriptedEngine:
     precision = "none"
 
     def __init__(self, places: int = 2) -> None:
-        self.limits = EngineLimits(1000, places)
+        self.limits = EngineLimits(1000, places, continues=True)
         self.entered: list[str] = []
         self.ended: list[str] = []
+        self.continued: list[int] = []
         self.aborted: list[int] = []
         self.at_once = 0
         self.error: Exception | None = None
@@ -57,11 +61,16 @@ class ScriptedEngine:
     def render(self, draft: Draft, sampling: Sampling, on_long: OnLong) -> Prompt:  # noqa: ARG002  # texts are short
         return Prompt(draft, (1,))
 
+    def encode(self, text: str) -> tuple[int, ...]:
+        return tuple(map(ord, text))
+
     def submit(self, generation: Generation, place: int) -> None:
         assert 0 <= place < self.limits.places
         text = text_of(generation)
         self.entered.append(text)
-        self._left[generation.number] = generation, 0 if text.startswith("mute") else int(text.split()[0])
+        self.continued.append(len(generation.begun_tokens))
+        left = 0 if text.startswith("mute") else int(text.split()[0]) - len(generation.begun_tokens)
+        self._left[generation.number] = generation, left
         self.at_once = max(self.at_once, len(self._left))
 
     def step(self, wait_s: float) -> Sequence[Delta]:
@@ -76,7 +85,7 @@ class ScriptedEngine:
                 continue
             self._left[number] = generation, left - 1
             if left > 1:
-                found.append(Delta(number, "x"))
+                found.append(Delta(number, "x", 1))
                 continue
             del self._left[number]
             self.ended.append(text_of(generation))
@@ -104,15 +113,19 @@ class ScriptedOperator:
         self._number = 0
         self._lock = threading.Lock()
 
-    def render(self, row: Mapping[str, Any], path: Path, failures: int) -> Generation:
+    def render(self, row: Mapping[str, Any], path: Path, failures: int) -> Sequence[Generation]:
         with self._lock:
             self._number += 1
             number = self._number
         draft = Draft((Message("", (Segment(str(row["text"])),)),), is_chat=False)
-        return Generation(number, self.engine.render(draft, SAMPLING, "error"), SAMPLING, path[0] + failures)
+        prompt = self.engine.render(draft, SAMPLING, "error")
+        return (Generation(number, prompt, SAMPLING, path[0] + failures, may_continue=True),)
 
-    def result(self, generation: Generation, answer: Answer) -> dict[str, Any]:
-        return {"out": answer.text, "seed": generation.seed}
+    def resume(self, generation: Generation, begun: BegunAnswer) -> Generation:
+        return replace(generation, begun_text=begun.text, begun_tokens=self.engine.encode(begun.text))
+
+    def result(self, generations: Sequence[Generation], answers: Sequence[Answer]) -> dict[str, Any]:
+        return {"out": answers[0].text, "seed": generations[0].seed}
 
     def infer(self, _: Any) -> Any:
         raise AssertionError("rows go through the engine")

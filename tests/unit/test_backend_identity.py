@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from pydantic import BaseModel
 
-from batchmill.cli.fleet import _batch
+from batchmill.cli.fleet.workers import _batch
 from batchmill.fleet import BatchChoice
 from batchmill.jobs.job import StageSpec
 from batchmill.operators.contract import BackendInfo, OperatorDefinition

@@ -202,10 +202,10 @@ def test_every_command_is_named_on_a_page_that_was_written() -> None:
 
 
 def options_named(text: str, known: set[str]) -> Iterator[tuple[str, str]]:
-    """Each option behind a command, as far as one line and one command go."""
+    """Each option behind a command, as far as one line and one command go; those of a command in quotes are its own."""
     for found in _COMMAND.finditer(text.replace("\\\n", " ")):
         if found["name"] in known:
-            for option in _OPTION.findall(found["rest"].partition("#")[0]):
+            for option in _OPTION.findall(re.sub("'[^']*'", "", found["rest"].partition("#")[0])):
                 yield found["name"], option
 
 

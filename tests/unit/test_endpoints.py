@@ -29,7 +29,7 @@ def test_a_model_with_a_prompt_of_its_own_takes_none(kind: Any, params: dict[str
 
 def test_rows_are_in_the_columns_that_the_operator_reads() -> None:
     model = ServedModel(operator="embed", params={"column": "body"})
-    rows = BY_KIND["embeddings"].rows({"input": ["a"]}, model)
+    rows = BY_KIND["embeddings"].rows({"model": "m", "input": ["a"]}, model)
     assert rows.rows == ({"body": "a"},)
     operator = OperatorInfo(name="embed", params_schema={"properties": {"column": {}, "token_counts": {}}})
     assert served_params(operator, "embeddings", model.params) == {"column": "body", "token_counts": True}

@@ -12,7 +12,7 @@ from batchmill.operators.contract import RowError
 from batchmill.operators.row_errors import ContextTooLong, InvalidOutput, OutputTruncated
 from batchmill_worker.generation.base import Answer, Draft, Message
 from batchmill_worker.generation.drafts import PromptTemplate, chat, chat_of_column
-from batchmill_worker.generation.fitting import fit
+from batchmill_worker.generation.fitting import fit, fit_parts
 from batchmill_worker.generation.logprobs import read_logprobs
 from batchmill_worker.generation.row_options import RowSchemas
 from batchmill_worker.generation.schemas import AnswerSchema
@@ -221,3 +221,24 @@ def test_likelihoods_are_read_in_both_forms_of_the_api() -> None:
     assert read_logprobs(chat_form) == read_logprobs(older)
     assert read_logprobs(chat_form)[0].value() == {"token": "a", "logprob": -0.5, "top": top}
     assert read_logprobs(None) == ()
+
+
+def test_a_long_column_is_split_between_words_into_parts_that_fit() -> None:
+    made = draft({"body": WORDS, "tone": "brief"})
+
+    parts = fit_parts(lambda one: fit(Words(), one, 13, "error"), made)
+
+    texts = [part.draft.messages[1].text.removeprefix("Say: ").removesuffix(" . End") for part in parts]
+    assert " ".join(texts) == WORDS
+    assert 9 <= len(parts) <= 12
+    assert all(len(part.tokens) <= 13 and part.draft.messages[0].text == "Be brief" for part in parts)
+    (whole,) = fit_parts(lambda one: fit(Words(), one, 100, "error"), made)
+    assert whole.draft == made
+    with pytest.raises(ContextTooLong):
+        fit_parts(lambda one: fit(Words(), one, 6, "error"), made)
+
+
+def test_splitting_refuses_what_describes_one_answer() -> None:
+    for more in ({"schema": {"type": "object"}}, {"logprobs": 1}):
+        with pytest.raises(InvalidParams, match="'split'"):
+            Chat(model="package:x", prompt="{body}", on_long="split", **more)

@@ -11,6 +11,7 @@ from batchmill.jobs.job import RetryPolicy
 from batchmill.jobs.shard import Shard, ShardId
 from batchmill.storage.indexed import INDEX
 from batchmill_worker.engine.shard_result import ShardResult
+from batchmill_worker.generation.base import BegunAnswer
 from batchmill_worker.runtime.failures import DeadRow, Failure
 from batchmill_worker.slot.attempt.shard_progress import (
     AttemptContext,
@@ -110,6 +111,24 @@ def test_rows_that_were_not_computed_are_counted_over_all_attempts_and_by_each_h
         progress = decode_progress(encode_progress(progress.add(pending, result, TOLD)))
     assert sorted(progress.cached) == [FIRST + n for n in (0, 1, 5, 11)]
     assert [len(progress.window(half).cached) for half in SHARD.halves()] == [3, 1]
+
+
+def test_begun_answers_are_kept_until_their_row_is_settled_and_go_with_its_half() -> None:
+    def attempt(progress: ShardProgress, settled: list[int], begun: dict[int, int]) -> ShardProgress:
+        pending = progress.pending(SHARD)
+        ran = np.array(settled, dtype=np.int64)
+        answers = {place: BegunAnswer("x" * tokens, tokens, "m") for place, tokens in begun.items()}
+        table = pa.table({"n": pa.array(pending[ran])})
+        result = ShardResult(table, ran, ran, (), (), stopped=True, begun=answers)
+        return decode_progress(encode_progress(progress.add(pending, result, TOLD)))
+
+    progress = attempt(ShardProgress(), [], {0: 20, 3: 30, ROWS - 1: 5})
+    assert not progress.is_begun
+    progress = attempt(progress, [0], {0: 40, 1: 7})
+    assert {row - FIRST: one.tokens for row, one in progress.begun.items()} == {1: 7, 3: 30, ROWS - 1: 5}
+    first, second = (progress.window(half).begun for half in SHARD.halves())
+    assert sorted(first) + sorted(second) == [FIRST + 1, FIRST + 3, FIRST + ROWS - 1]
+    assert FIRST + ROWS - 1 in second
 
 
 def test_results_know_their_rows() -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from batchmill.clock import SystemClock
 from batchmill.errors import InvalidRows, OperatorFailed
-from batchmill_worker.engine import flow
+from batchmill_worker.engine import flow, request_executor
 from batchmill_worker.engine.executor import ShardTask
 from batchmill_worker.engine.request_executor import RequestExecutor
 from batchmill_worker.runtime.device import DeviceLock
@@ -40,11 +40,11 @@ def outputs(result: ShardResult) -> list[Any]:
 def test_a_row_enters_as_soon_as_another_one_leaves_and_results_are_in_input_order() -> None:
     engine = ScriptedEngine(places=2)
 
-    result = executor().run(scripted(engine), shard("9", "1", "1", "1", "1", "1"))
+    result = executor().run(scripted(engine), shard("99999", "1", "1", "1", "1", "1"))
 
-    assert engine.ended == ["1", "1", "1", "1", "1", "9"]
+    assert engine.ended == ["1", "1", "1", "1", "1", "99999"]
     assert engine.at_once == 2
-    assert outputs(result) == ["9", "1", "1", "1", "1", "1"]
+    assert outputs(result) == ["99999", "1", "1", "1", "1", "1"]
 
 
 def test_shards_share_the_engine_and_its_time() -> None:
@@ -174,7 +174,7 @@ def test_urgent_rows_enter_before_those_of_shards_and_show_their_text_as_it_is_m
         until(lambda: len(engine.entered) == 2, "the first rows of the shard")
         shared = runs.flow(operator)
         urgent = shared.enter(meter.open(), is_urgent=True, on_text=lambda row, text: texts.append((row, text)))
-        shared.offer(urgent, 0, operator.requests.render({"text": "3 urgent"}, (0,), 0))
+        shared.offer(urgent, 0, *operator.requests.render({"text": "3 urgent"}, (0,), 0))
         engine.free.set()
         until(lambda: bool(urgent.ended), "the end of the urgent row")
         shared.leave(urgent)
@@ -193,3 +193,30 @@ def test_places_are_kept_free_for_urgent_rows_while_they_are_to_be_expected() ->
         return engine.at_once
 
     assert (at_once(is_interactive=False), at_once(is_interactive=True)) == (8, 8 - flow.RESERVED)
+
+
+def test_an_interrupted_answer_is_kept_and_continues_in_the_next_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(request_executor, "MIN_SAVING_S", 0.0)
+    engine, stop = ScriptedEngine(places=3), threading.Event()
+    operator, runs = scripted(engine), executor()
+    saved: list[ShardResult] = []
+    with ThreadPoolExecutor(1) as threads:
+        task = ShardTask(should_stop=stop.is_set, save=saved.append)
+        run = threads.submit(runs.run, operator, shard("1000000", "mute", "1"), task)
+        until(lambda: any(one.begun for one in saved), "a saved beginning")
+        stop.set()
+        stopped = run.result()
+
+    assert stopped.settled.tolist() == [2]
+    (begun,) = stopped.begun.values()
+    early = next(one for one in saved if one.begun).begun[0]
+    assert early.text == "x" * early.tokens
+    assert early.tokens <= begun.tokens < 1000000
+    assert begun.model == "none"
+
+    left = shard(f"{begun.tokens + 1}", "2")
+    before = len(engine.continued)
+    result = runs.run(operator, left, ShardTask(begun={0: begun}))
+    assert engine.continued[before:] == [begun.tokens, 0]
+    assert result.rows_done == 2
+    assert not result.begun

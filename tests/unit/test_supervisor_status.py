@@ -242,7 +242,7 @@ def worker(name: str) -> WorkerInfo:
 
 def test_a_supervisor_is_ready_when_all_its_slots_are_in_the_fleet(ledger: Ledger, keeper: ProcessSupervisor) -> None:
     clock = HandClock()
-    health = Health(keeper, HeartbeatRegistry(ledger, ["a", "b"], clock))
+    health = Health(keeper, HeartbeatRegistry(ledger, lambda: ["a", "b"], clock))
     ledger.fleet.announce(worker("a"), [], 60)
     assert told(health.readyz()) == (503, {"ok": False, "ledger": True, "missing": ["b"], "draining": False})
     ledger.fleet.announce(worker("b"), [], 60)
@@ -254,7 +254,7 @@ def test_a_supervisor_is_ready_when_all_its_slots_are_in_the_fleet(ledger: Ledge
 
 def test_a_supervisor_whose_ledger_is_away_lives_but_is_not_ready(tmp_path: Path, keeper: ProcessSupervisor) -> None:
     away = Ledger(connect(f"unix://{tmp_path}/nothing?db=0"), "p:")
-    health = Health(keeper, HeartbeatRegistry(away, ["a"]))
+    health = Health(keeper, HeartbeatRegistry(away, lambda: ["a"]))
     assert told(health.readyz()) == (503, {"ok": False, "ledger": False, "missing": [], "draining": False})
     assert told(health.healthz())[0] == 200
 
@@ -263,7 +263,7 @@ def test_a_supervisor_is_ill_when_a_slot_dies_again_and_again(ledger: Ledger) ->
     clock = HandClock()
     ends: list[ChildEnd] = []
     keeper = ProcessSupervisor(clock, on_end=noted(ends))
-    health = Health(keeper, HeartbeatRegistry(ledger, []), clock)
+    health = Health(keeper, HeartbeatRegistry(ledger, list), clock)
     keeper.start(ChildSpec("loop", ENDS, {}))
     for count in (1, 2, 3):
         assert health.healthz().status == 200
@@ -277,7 +277,7 @@ def test_a_supervisor_is_ill_when_a_slot_dies_again_and_again(ledger: Ledger) ->
 
 def test_a_supervisor_is_ill_when_it_no_longer_looks_after_its_slots(ledger: Ledger, keeper: ProcessSupervisor) -> None:
     clock = HandClock()
-    health = Health(keeper, HeartbeatRegistry(ledger, []), clock)
+    health = Health(keeper, HeartbeatRegistry(ledger, list), clock)
     clock.now_s += STUCK_TIMEOUT_S + 1
     assert told(health.healthz()) == (503, {"ok": False, "crash_looping": [], "stuck": True})
     health.mark_polled()

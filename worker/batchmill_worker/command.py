@@ -16,7 +16,12 @@ import click
     help="auto (GPUs, else the CPU), all, cpu, cuda:0,2, or cuda:0+1 for one worker over both."
     "  [BATCHMILL_DEVICES, default auto]",
 )
-@click.option("--slots-per-device", type=int, help="Processes on each device.  [BATCHMILL_SLOTS_PER_DEVICE, default 1]")
+@click.option(
+    "--slots-per-device",
+    metavar="NUMBER",
+    help="Processes on each device; auto: as many as the pool needs, up to one for each core.  "
+    "[BATCHMILL_SLOTS_PER_DEVICE, default 1]",
+)
 @click.option(
     "--operators", multiple=True, metavar="MODULE", help="Module to import; repeatable.  [BATCHMILL_OPERATORS]"
 )
@@ -33,7 +38,7 @@ import click
 def worker(
     pool: str | None,
     devices: str | None,
-    slots_per_device: int | None,
+    slots_per_device: str | None,
     operators: tuple[str, ...],
     redis_url: str | None,
     blob_root: str | None,

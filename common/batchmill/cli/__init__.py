@@ -68,9 +68,11 @@ Exit codes:
 
 SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Start", ("run", "demo", "up", "serve", "down", "info")),
-    ("Jobs", ("submit", "check", "try", "jobs", "status", "watch", "top", "pause", "resume", "cancel", "delete")),
+    ("Jobs", ("submit", "plans", "check", "try", "jobs", "streams", "status", "watch", "top")),
+    ("Control", ("pause", "resume", "drain", "cancel", "delete")),
     ("Results", ("results", "peek", "dead", "replay", "redo", "rerun", "logs", "cost", "search", "indexes")),
-    ("Service", ("workers", "operators", "cache", "coordinator", "worker", "flower")),
+    ("Service", ("workers", "pools", "autoscale", "operators", "trends", "cache", "webhooks")),
+    ("Processes", ("coordinator", "worker", "flower")),
 )
 """The sections of `batchmill --help`; further commands are in a section of their own."""
 

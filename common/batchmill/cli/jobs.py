@@ -152,6 +152,18 @@ def resume(client: Client, job_id: str, budget: float | None, any_version: bool,
     )
 
 
+@click.command()
+@job_argument
+@json_option
+@service_options
+def drain(client: Client, job_id: str, as_json: bool) -> None:
+    """End a job over a stream after the rows that are planned.
+
+    Another job can begin where it ends: give its id as `start` of the source.
+    """
+    _print_change(find_job(client, job_id).drain(), "`batchmill watch {}` waits for its end", as_json)
+
+
 def _print_change(changed: JobStatus, what_next: str, as_json: bool) -> None:
     from batchmill.cli.terminal.console import print_json
     from batchmill.wording import progress

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
 WITHOUT_USE = frozenset(
     {
         "operator", "sources", "output", "output_format", "max_rows_per_file", "target_file_bytes",
-        "pool", "priority", "budget", "cache", "any_version", "idempotency_key",
-        "changes", "upload", "dry_run", "wait", "as_json", "url", "token",
+        "pool", "priority", "budget", "cache", "any_version", "idempotency_key", "webhooks",
+        "changes", "upload", "dry_run", "is_plan", "from_plan", "wait", "as_json", "url", "token",
     }
 )  # fmt: skip
 """Parameters of `submit` that are no options of `run`: it has a service, a pool and a job of its own."""
@@ -121,6 +121,7 @@ def _unused() -> dict[str, Any]:
         "pool": None,
         "budget": None,
         "idempotency_key": None,
+        "webhooks": (),
     }
 
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 _OF_A_FILE = frozenset(
     {"name", "pool", "priority", "deadline", "budget", "idempotency_key", "output", "output_format"}
-) | {"max_rows_per_file", "target_file_bytes", "sink"}
+) | {"max_rows_per_file", "target_file_bytes", "sink", "webhooks"}
 """Options that may be given beside a job file."""
 
 EPILOG = """\b
@@ -35,6 +35,7 @@ Examples:
   zcat big.jsonl.gz | batchmill submit embed - --param model=NAME --budget 2
   batchmill submit pipe.toml --set embed.params.model=NAME --wait
   batchmill submit mine s3://bucket/in --param 'labels=["a","b"]' --json
+  batchmill submit embed data/ --param model=NAME --deadline 2h --plan
 
 Exit codes: 0 submitted (with --wait: completed), 1 the job failed, was cancelled or expired,
 2 the input is wrong and nothing was submitted, 3 the service cannot be reached or does not accept the token.
@@ -42,7 +43,7 @@ Exit codes: 0 submitted (with --wait: completed), 1 the job failed, was cancelle
 
 
 @click.command(epilog=EPILOG)
-@click.argument("operator", metavar="OPERATOR|FILE")
+@click.argument("operator", metavar="OPERATOR|FILE", required=False)
 @click.argument("sources", metavar="[SOURCE]...", nargs=-1)
 @click.option(
     "--param",
@@ -157,18 +158,35 @@ Exit codes: 0 submitted (with --wait: completed), 1 the job failed, was cancelle
     is_flag=True,
     help="Let different versions of the operator do the rows: a rolling update of the workers never blocks the job.",
 )
+@click.option(
+    "--webhook",
+    "webhooks",
+    multiple=True,
+    metavar="NAME[=URL]",
+    help="Send a message when the job has ended to a receiver that the service names, or at a URL of yours with its "
+    "secret. Repeatable.",
+)
 @click.option("--idempotency-key", metavar="KEY", help="Submitting again with the same key returns the existing job.")
 @click.option("--wait", is_flag=True, help="Follow the job until it ends.")
 @click.option("--dry-run", is_flag=True, help="Check everything and show what would be run; submit nothing.")
+@click.option(
+    "--plan",
+    "is_plan",
+    is_flag=True,
+    help="Run a sample of the rows, and show what the job would take and cost; submit nothing.",
+)
+@click.option("--from-plan", metavar="PLAN", help="Submit the job of a plan, without OPERATOR and SOURCE.")
 @json_option
 @service_options
 def submit(
     client: Client,
-    operator: str,
+    operator: str | None,
     sources: tuple[str, ...],
     changes: tuple[tuple[str, Any], ...],
     wait: bool,
     dry_run: bool,
+    is_plan: bool,
+    from_plan: str | None,
     as_json: bool,
     **options: Any,
 ) -> None:
@@ -181,8 +199,14 @@ def submit(
     FILE is a job file in TOML or JSON, which ends in .toml or .json. It has all options, and the stages of the job;
     SOURCE, --set, --output and the options about the job, such as --name, change what it says.
     """
+    if from_plan is not None or operator is None:
+        follow(client.submit_plan(_only_plan(operator, from_plan)), wait=wait, as_json=as_json)
+        return
     fields = source_fields(options)
     flags = cast("SubmitFlags", options)
+    if is_plan:
+        _plan(client, operator, sources, fields, flags, changes, as_json=as_json)
+        return
     if operator.endswith(JOB_FILE_ENDINGS):
         from_file = _file_options(Path(operator), sources, fields, flags, changes)
         if dry_run:
@@ -195,6 +219,52 @@ def submit(
         _check(client, operator, sources, fields, flags, as_json=as_json)
         return
     follow(submit_job(client, operator, sources, fields, flags), wait=wait, as_json=as_json)
+
+
+def _only_plan(operator: str | None, from_plan: str | None) -> str:
+    """Return the plan to submit from. Raises `InvalidRequest` if something else is given beside it, or nothing is."""
+    if from_plan is None:
+        raise InvalidRequest(
+            "OPERATOR or FILE is missing.", hint="`batchmill operators` lists the operators; --from-plan needs none."
+        )
+    context = click.get_current_context()
+    given = {name for name in context.params if context.get_parameter_source(name) is ParameterSource.COMMANDLINE} - {
+        "from_plan",
+        "wait",
+        "as_json",
+        "url",
+        "token",
+    }
+    if given or operator is not None:
+        raise InvalidRequest(
+            "--from-plan submits a job as it was planned: give nothing else about the job.",
+            hint="Plan the changed job anew, with --plan.",
+        )
+    return from_plan
+
+
+def _plan(
+    client: Client,
+    operator: str,
+    sources: tuple[str, ...],
+    fields: dict[str, Any],
+    flags: SubmitFlags,
+    changes: tuple[tuple[str, Any], ...],
+    *,
+    as_json: bool,
+) -> None:
+    from batchmill.cli.terminal.console import print_json
+    from batchmill.cli.terminal.plan_view import show_plan
+
+    if operator.endswith(JOB_FILE_ENDINGS):
+        plan = client.plan(**_file_options(Path(operator), sources, fields, flags, changes))
+    else:
+        rows, options = job_input(operator, sources, fields, flags)
+        plan = client.plan(operator, rows, **options)
+    if as_json:
+        print_json(plan)
+    else:
+        show_plan(plan)
 
 
 def _file_options(

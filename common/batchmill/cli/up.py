@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import click
 
 from batchmill.cli import BAD_INPUT, FAILED, print_error
+from batchmill.cli.arguments.values import WorkerCount
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Mapping
@@ -30,7 +31,12 @@ data_dir_option = click.option(
 
 @click.command()
 @click.option(
-    "--workers", type=click.IntRange(1, 256), default=1, show_default=True, help="Worker processes on each device."
+    "--workers",
+    type=WorkerCount(),
+    metavar="NUMBER",
+    default=1,
+    show_default=True,
+    help="Worker processes on each device; auto: as many as there is work for, up to one for each core.",
 )
 @click.option("--devices", default="cpu", show_default=True, help="Devices to use, as in `batchmill worker`.")
 @data_dir_option
@@ -185,7 +191,8 @@ def _announce(service: EmbeddedService, settings: EmbeddedSettings, *, tied: boo
     if tied:
         click.echo(json.dumps({"url": record.url, "token": record.token}))
         return
-    click.echo(f"Batchmill is running at {record.url} with {count(workers, 'worker')}.")
+    processes = count(workers, "worker") if workers else "as many workers as there is work for"
+    click.echo(f"Batchmill is running at {record.url} with {processes}.")
     if service.flower_url:
         click.echo(f"Flower: {service.flower_url} (user {FLOWER_USER}, password in {folder / 'token'})")
     if settings.models:

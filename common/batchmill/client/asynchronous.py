@@ -11,20 +11,21 @@ from pydantic import BaseModel
 from batchmill.client.connection.answers import (
     IndexesAnswer,
     JobsAnswer,
-    OperatorsAnswer,
-    PoolsAnswer,
-    WorkersAnswer,
+    StreamsAnswer,
 )
 from batchmill.client.connection.service import find_service
 from batchmill.client.connection.transport import Transport
+from batchmill.client.fleet_calls import FleetCalls
 from batchmill.client.interactive import InteractiveCalls
 from batchmill.client.job import AsyncJob
 from batchmill.client.job_filter import JobFilter
+from batchmill.client.planning import PlanCalls
 from batchmill.client.submitting.options import check_names, with_job_options
 from batchmill.client.submitting.push import push_requests
 from batchmill.client.submitting.rerun import rerun_request
 from batchmill.client.submitting.rows import check_rows, upload_parts
 from batchmill.client.submitting.submission import JobSender, make_spec
+from batchmill.client.webhook_calls import WebhookCalls
 from batchmill.errors import InvalidRequest
 from batchmill.jobs.cost import CostTotals
 from batchmill.jobs.status import CheckedJob, JobStatus
@@ -38,17 +39,16 @@ if TYPE_CHECKING:
 
     from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
-    from batchmill.fleet import PoolStatus, WorkerInfo
     from batchmill.jobs.index_status import IndexStatus
     from batchmill.jobs.sink import SinkSpec
-    from batchmill.operators.contract import OperatorInfo
+    from batchmill.jobs.streams.pushing import PushedStream
 
 M = TypeVar("M", bound=BaseModel)
 MAX_JOBS_PAGE = 100
 MAX_INDEXES_PAGE = 1000
 
 
-class AsyncClient(InteractiveCalls):
+class AsyncClient(InteractiveCalls, PlanCalls, FleetCalls, WebhookCalls):
     """A client of a Batchmill service for asyncio code.
 
     Use it as an async context manager or `close` it. It belongs to one event loop. Besides the errors that a method
@@ -103,18 +103,7 @@ class AsyncClient(InteractiveCalls):
             ServiceUnavailable: The service cannot be reached, or has too many unfinished jobs.
         """
         sender, parts = self.prepare(operator, rows, options)
-        return await self._send(sender, parts)
-
-    async def _send(self, sender: JobSender, parts: Iterator[UploadPart]) -> AsyncJob:
-        """Send a prepared job; after an error, delete what was sent."""
-        try:
-            while (part := await asyncio.to_thread(next, parts, None)) is not None:
-                if not sender.hold(part):
-                    await sender.put(part)
-            return self.job_of(await sender.finish())
-        except BaseException:
-            await sender.abort()
-            raise
+        return self.job_of(await sender.send(parts, sender.finish))
 
     def prepare(self, operator: str | None, rows: Any, options: JobOptions) -> tuple[JobSender, Iterator[UploadPart]]:
         """Check a job without sending anything: the first half of `submit`.
@@ -226,7 +215,7 @@ class AsyncClient(InteractiveCalls):
 
         Raises:
             InvalidRows: The rows do not form a table, or are too many for one sequence.
-            Overloaded: The streams of the tenant hold as many bytes as they may; nothing was added by this request.
+            ServiceUnavailable: The streams of the tenant hold as many bytes as they may; try again later.
         """
         requests = await asyncio.to_thread(push_requests, rows, producer, sequence)
         path = f"/v1/streams/{quote(stream, safe='')}"
@@ -234,6 +223,14 @@ class AsyncClient(InteractiveCalls):
             self._transport.parse(Pushed, await self._transport.json("POST", path, body=request))
             for request in requests
         ]
+
+    async def streams(self) -> list[PushedStream]:
+        """List the streams to which rows were sent with `push`.
+
+        Returns:
+            One entry per stream: its name, its rows, and the bytes of those that no job has settled yet.
+        """
+        return (await self._get(StreamsAnswer, "/v1/streams")).streams
 
     def job_of(self, status: JobStatus) -> AsyncJob:
         """Return the job that a status describes.
@@ -307,30 +304,6 @@ class AsyncClient(InteractiveCalls):
         """
         page = await self._get(JobsAnswer, "/v1/jobs", {"live": "true", "limit": str(limit)})
         return [self.job_of(status) for status in page.jobs]
-
-    async def workers(self) -> list[WorkerInfo]:
-        """List the workers that are alive.
-
-        Returns:
-            One entry per worker: name, pool, device, operators, running attempts.
-        """
-        return (await self._get(WorkersAnswer, "/v1/workers")).workers
-
-    async def pools(self) -> list[PoolStatus]:
-        """List the pools that have workers or jobs.
-
-        Returns:
-            One entry per pool: its capacity, and the shards and rows that run and wait.
-        """
-        return (await self._get(PoolsAnswer, "/v1/pools")).pools
-
-    async def operators(self) -> list[OperatorInfo]:
-        """List the operators that the workers have loaded.
-
-        Returns:
-            One entry per operator: name, summary, required columns, and its parameters as JSON Schema.
-        """
-        return (await self._get(OperatorsAnswer, "/v1/operators")).operators
 
     async def cache(self) -> CacheStats:
         """Read the statistics of the service's row cache.

@@ -3,34 +3,36 @@
 from __future__ import annotations
 
 import weakref
-from typing import TYPE_CHECKING, Any, Self, Unpack
+from typing import TYPE_CHECKING, Any, Self, TypeVar, Unpack
 
 from batchmill.client.asynchronous import AsyncClient
 from batchmill.client.blocking_job import Job
+from batchmill.client.blocking_plans import BlockingPlans
+from batchmill.client.blocking_webhooks import BlockingWebhooks
 from batchmill.client.loop import LoopThread
 from batchmill.client.submitting.options import with_job_options
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Collection, Iterator, Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
     from datetime import datetime, timedelta
 
     from batchmill.client.job import AsyncJob
     from batchmill.client.submitting.options import JobOptions
-    from batchmill.client.submitting.rows import UploadPart
-    from batchmill.client.submitting.submission import JobSender
-    from batchmill.fleet import PoolStatus, WorkerInfo
+    from batchmill.fleet import PoolScale, PoolStatus, PoolUsage, WorkerInfo
     from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.index_status import IndexStatus
     from batchmill.jobs.search import SearchHit
     from batchmill.jobs.sink import SinkSpec
     from batchmill.jobs.status import CheckedJob
-    from batchmill.jobs.streams.pushing import Pushed
+    from batchmill.jobs.streams.pushing import Pushed, PushedStream
     from batchmill.operators.contract import OperatorInfo
     from batchmill.row_cache import CacheStats
 
+T = TypeVar("T")
 
-class Client:
+
+class Client(BlockingPlans, BlockingWebhooks):
     """A client of a Batchmill service; safe to share between threads.
 
     Use it as a context manager or `close` it. Besides the errors that a method lists, each raises `Unauthorized` and
@@ -87,18 +89,7 @@ class Client:
             ServiceUnavailable: The service cannot be reached, or has too many unfinished jobs.
         """
         sender, parts = self._async.prepare(operator, rows, options)
-        return self._send(sender, parts)
-
-    def _send(self, sender: JobSender, parts: Iterator[UploadPart]) -> Job:
-        """Send a prepared job; after an error, delete what was sent."""
-        try:
-            for part in parts:
-                if not sender.hold(part):
-                    self._loop.run(sender.put(part))
-            return self._wrap(self._async.job_of(self._loop.run(sender.finish())))
-        except BaseException:
-            self._loop.run(sender.abort())
-            raise
+        return self._wrap(self._async.job_of(self._sent(sender, parts, sender.finish)))
 
     @with_job_options
     def check(self, operator: str | None = None, **options: Unpack[JobOptions]) -> CheckedJob:
@@ -130,9 +121,17 @@ class Client:
 
         Raises:
             InvalidRows: The rows do not form a table, or are too many for one sequence.
-            Overloaded: The streams of the tenant hold as many bytes as they may; nothing was added by this request.
+            ServiceUnavailable: The streams of the tenant hold as many bytes as they may; try again later.
         """
         return self._loop.run(self._async.push(stream, rows, producer=producer, sequence=sequence))
+
+    def streams(self) -> list[PushedStream]:
+        """List the streams to which rows were sent with `push`.
+
+        Returns:
+            One entry per stream: its name, its rows, and the bytes of those that no job has settled yet.
+        """
+        return self._loop.run(self._async.streams())
 
     def rerun(
         self,
@@ -250,6 +249,28 @@ class Client:
             One entry per pool: its capacity, and the shards and rows that run and wait.
         """
         return self._loop.run(self._async.pools())
+
+    def scale(self, pool: str) -> PoolScale:
+        """Return how many workers a pool needs, and why.
+
+        Args:
+            pool: The name of the pool; one without workers and work needs none.
+
+        Returns:
+            The number of workers and of machines. Raises `ServiceUnavailable` while the service does not know.
+        """
+        return self._loop.run(self._async.scale(pool))
+
+    def pool_usage(self, days: int = 7) -> list[PoolUsage]:
+        """Compare what the workers of each pool cost with what would have been enough.
+
+        Args:
+            days: Today and the days before, UTC, 1 to 14.
+
+        Returns:
+            One entry per pool: worker hours, money, and advice.
+        """
+        return self._loop.run(self._async.pool_usage(days))
 
     def operators(self) -> list[OperatorInfo]:
         """List the operators that the workers have loaded.

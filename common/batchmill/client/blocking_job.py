@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 class Job(StreamControls):
     """A job of a `Client`. `Client.submit`, `Client.job` and `Client.jobs` return it."""
 
+    _async: AsyncJob
+
     def __init__(self, client: object, loop: LoopThread, job: AsyncJob) -> None:
         self._client = client  # kept, so that it is not closed while one of its jobs is in use
         self._loop = loop

@@ -8,7 +8,7 @@ import subprocess
 import tempfile
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from batchmill.errors import ServiceUnavailable
 from batchmill.processes.parent_death import python_module
@@ -23,7 +23,7 @@ STOP_TIMEOUT_S = 60.0
 
 @contextmanager
 def local(
-    workers: int = 1,
+    workers: int | Literal["auto"] = 1,
     data_dir: str | Path | None = None,
     operators: Sequence[str] = (),
     *,
@@ -32,7 +32,7 @@ def local(
     """Run a service on this machine for the length of a `with` block.
 
     Args:
-        workers: Worker processes on each device.
+        workers: Worker processes on each device; `"auto"`: as many as there is work for, up to one for each core.
         data_dir: Folder for its data. It is kept: unfinished jobs resume when the folder is used again. None: a
             temporary folder, removed at the end.
         operators: Names of modules that the workers import.

@@ -14,6 +14,7 @@ from batchmill.embedded.valkey import SOCKET_NAME, make_runtime_folder, valkey_c
 from batchmill.errors import MissingExtra, ServiceUnavailable
 from batchmill.processes.children import ChildSpec, ProcessSupervisor, describe_exit
 from batchmill.processes.parent_death import python_module
+from batchmill.settings import AUTO_SLOTS
 
 if TYPE_CHECKING:
     import subprocess
@@ -31,6 +32,8 @@ LOCALHOST = "127.0.0.1"
 DEFAULT_PORT = 8642
 DEFAULT_FLOWER_PORT = 5555
 FLOWER_USER = "batchmill"
+AUTO_SCALE = {"BATCHMILL_SCALE_TARGET_S": "10", "BATCHMILL_SCALE_START_S": "3"}
+"""Of workers that follow the work: they cost nothing while they are there, and a process starts within seconds."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +41,7 @@ class EmbeddedSettings:
     """The settings of an embedded service."""
 
     data_dir: Path
-    workers: int = 1  # on each device
+    workers: int = 1  # on each device; 0: as many as there is work for
     operators: Sequence[str] = ()
     host: str = "127.0.0.1"
     port: int | None = None  # None: 8642 if it is free, else any free one; 0: any free one
@@ -108,6 +111,7 @@ class EmbeddedService:
             "BATCHMILL_UNRESTRICTED": "true",
             "BATCHMILL_TOKENS": token,
             **self._models(self._runtime),
+            **({} if self._settings.workers else AUTO_SCALE),
         }
         valkey = self._child("valkey", valkey_command(self._folder.valkey, valkey_socket), {})
         self._wait("valkey", valkey, valkey_socket.exists)
@@ -116,7 +120,7 @@ class EmbeddedService:
         coordinator = self._command("coordinator", listening, env)
         announced = self._runtime / "workers.json"
         modules = [part for module in here.operators for part in ("--operators", module)]
-        slots = ["--devices", here.devices, "--slots-per-device", str(here.workers)]
+        slots = ["--devices", here.devices, "--slots-per-device", str(here.workers or AUTO_SLOTS)]
         worker = self._command("worker", [*slots, "--ready-file", str(announced), *modules], env)
         self._wait("coordinator", coordinator, ready.exists)
         self._wait("worker", worker, announced.exists)

@@ -12,6 +12,7 @@ from batchmill.jobs.files import FileSource, OutputSpec, ResultsSource, UploadSo
 from batchmill.jobs.frozen import Frozen, Name
 from batchmill.jobs.sink import RESERVED_OPERATORS, STAGES, SinkSpec, sink_stages
 from batchmill.jobs.streams.source import AnyStream, StreamSource
+from batchmill.jobs.webhooks.spec import MAX_WEBHOOKS, WebhookSpec
 
 MAX_INLINE_BYTES = 64 * 1024
 """Rows of at most this many bytes (as an Arrow stream) are stored in the ledger; more in the blob store."""
@@ -153,6 +154,7 @@ class _JobFields(Frozen):
     budget: float | None = Field(default=None, ge=1e-6, le=1e6)  # in the service's currency; cost reaches it: paused
     fuse: Fuse = "auto"  # whether stages of one pool run together: each that may, none, or those that cost little
     any_version: bool = False  # whether its rows may be done by several versions of its operators
+    webhooks: Annotated[list[WebhookSpec], Field(max_length=MAX_WEBHOOKS)] = []  # noqa: RUF012  # as above
 
 
 class _BetweenStages(Frozen):

@@ -47,6 +47,7 @@ class LogEvent(StrEnum):
     DIED = "died"  # a worker process ended while it held shards
     REDELIVERED = "redelivered"  # a message was published again
     STORAGE_RETRY = "storage_retry"  # storage failed, and is retried
+    WEBHOOK = "webhook"  # a message was not delivered
 
     @classmethod
     def _missing_(cls, value: object) -> LogEvent | None:

@@ -78,6 +78,7 @@ class JobLedger:
                 deadline_ms=None if spec.deadline_at is None else round(spec.deadline_at * 1000),
                 ends_at_commit=ends_at_commit(submission),
                 any_version=spec.any_version,
+                announces=submission.announces,
                 reads_stream=spec.stream is not None,
                 stages=new_stages(submission),
             )

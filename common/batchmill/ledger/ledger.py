@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
+from batchmill.ledger.announcements import AnnouncementLedger
 from batchmill.ledger.documents import DocumentLedger
 from batchmill.ledger.formats.encodings import parse_event
 from batchmill.ledger.formats.schema import SCHEMA, other_schema
@@ -16,7 +16,7 @@ from batchmill.ledger.readers import ReaderLedger
 from batchmill.ledger.results import ResultLedger
 from batchmill.ledger.retention import RetentionLedger
 from batchmill.ledger.scripting import calls
-from batchmill.ledger.scripting.connection import Store, connect, redis_errors
+from batchmill.ledger.scripting.connection import Store, connect, literally, redis_errors
 from batchmill.ledger.shards import ShardLedger
 from batchmill.ledger.streams import StreamLedger
 from batchmill.ledger.tenants import TenantLedger
@@ -32,6 +32,9 @@ from batchmill.ledger.workers.fleet import FleetLedger
 from batchmill.ledger.workers.leases import LeaseLedger
 from batchmill.ledger.workers.profiles import ProfileLedger
 from batchmill.ledger.workers.row_cache import RowCacheLedger
+from batchmill.ledger.workers.scale import ScaleLedger
+from batchmill.ledger.workers.trends import TrendLedger
+from batchmill.redis_access.permissions import require_permissions
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -55,6 +58,9 @@ class Ledger:
         self.uploads = UploadLedger(self._store)
         self.files = DocumentLedger(self._store, "file")
         self.batches = DocumentLedger(self._store, "batch")
+        self.announcements = AnnouncementLedger(self._store)
+        self.deliveries = DocumentLedger(self._store, "delivery")
+        self.plans = DocumentLedger(self._store, "plan")
         self.shards = ShardLedger(self._store)
         self.leases = LeaseLedger(self._store)
         self.results = ResultLedger(self._store)
@@ -63,11 +69,13 @@ class Ledger:
         self.streams = StreamLedger(self._store)
         self.costs = CostLedger(self._store)
         self.fleet = FleetLedger(self._store)
+        self.scale = ScaleLedger(self._store)
         self.endpoints = EndpointLedger(self._store)
         self.unfinished = UnfinishedWorkLedger(self._store)
         self.retention = RetentionLedger(self._store)
         self.identity = IdentityLedger(self._store)
         self.profiles = ProfileLedger(self._store)
+        self.trends = TrendLedger(self._store)
         self.log = JobLogLedger(self._store, self.jobs)
         self.overview = OverviewLedger(self._store)
         self.survey = SurveyLedger(self._store)
@@ -95,20 +103,9 @@ class Ledger:
             self._store.redis.ping()
 
     def require_access(self) -> None:
-        """Raise `LedgerRefused` unless Redis allows this user what ledger and broker do beside running scripts.
-
-        Celery subscribes to patterns, which an ACL allows only with all channels (`&*`).
-        """
-        pool, keys = self._store.redis.connection_pool, self._store.keys
+        """Raise `LedgerRefused`, which names what is missing, unless Redis allows this user all that services do."""
         with redis_errors():
-            connection = pool.get_connection()  # redis-py's subscriptions would try again, and hide the refusal
-            try:
-                for command, channel in (("SUBSCRIBE", keys.events()), ("PSUBSCRIBE", f"{keys.prefix}celery.*")):
-                    connection.send_command(command, channel)
-                    connection.read_response(push_request=True)
-            finally:
-                connection.disconnect()
-                pool.release(connection)
+            require_permissions(self._store.redis.connection_pool, self._store.keys.prefix, self._store.keys.events())
 
     def require_schema(self, version: int = SCHEMA) -> None:
         """Raise `InvalidSettings` when this ledger is kept in other data formats than this build reads and writes."""
@@ -132,7 +129,7 @@ class Ledger:
         """The Celery queues that hold messages and whose name begins so. Walks over all keys: not for every step."""
         begin = self._queue_key("")
         with redis_errors():
-            found = self._store.redis.scan_iter(f"{_literally(begin + begins_with)}*", count=1000, _type="list")
+            found = self._store.redis.scan_iter(f"{literally(begin + begins_with)}*", count=1000, _type="list")
             return sorted(key.decode().removeprefix(begin) for key in found)
 
     def _queue_key(self, queue: str) -> str:
@@ -175,8 +172,3 @@ class Ledger:
     def close(self) -> None:
         """Close the connections."""
         self._store.redis.close()
-
-
-def _literally(text: str) -> str:
-    """A pattern for Redis that means this text alone."""
-    return re.sub(r"([*?\[\]\\^])", r"\\\1", text)

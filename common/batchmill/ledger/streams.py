@@ -1,4 +1,4 @@
-"""Streams in the ledger: how those of jobs stand, and the rows that were pushed."""
+"""Streams in the ledger: the lag of those of jobs, and the rows that were pushed."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ from batchmill.ledger.scripting.connection import redis_errors
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from batchmill.jobs.shard import Slice
+    from batchmill.jobs.shard import ShardId, Slice
+    from batchmill.ledger.formats.record import StageRecord
     from batchmill.ledger.scripting.connection import Store
 
 
@@ -55,8 +56,9 @@ class PushedEntry(NamedTuple):
         """Read an entry as `push.lua` writes it."""
         offset, fields = entry
         blob = fields.get(b"blob")
-        numbers = (int(fields[name]) for name in (b"rows", b"end", b"nbytes"))
-        return cls(offset.decode(), *numbers, fields.get(b"data"), None if blob is None else blob.decode())
+        rows, end, nbytes = (int(fields[name]) for name in (b"rows", b"end", b"nbytes"))
+        data = fields.get(b"data")
+        return cls(offset.decode(), rows, end, nbytes, data, None if blob is None else blob.decode())
 
 
 class PushedState(NamedTuple):
@@ -102,8 +104,44 @@ class StreamLedger:
         shards = (Shard.from_plan(job_id, stage, shard_id, plan) for shard_id, plan in pairs if plan is not None)
         return [piece for shard in shards for piece in shard.slices]
 
+    def files_of(self, job_id: str) -> dict[str, int]:
+        """The files of a watched folder that a job has taken, by name, with their numbers."""
+        with redis_errors():
+            found = self._store.redis.hgetall(self._keys.stream_files(job_id))
+        return {name.decode(): int(number) for name, number in found.items()}
+
+    def note_file(self, job_id: str, name: str, number: int, never_planned: Sequence[str]) -> None:
+        """Note the number of a file, unless the job is gone; forget those that were noted and never planned."""
+        calls.note_file(self._store, job_id=job_id, name=name, number=number, never_planned=never_planned)
+
+    def forget_files(self, job_id: str, names: Sequence[str]) -> None:
+        """Forget files that the folder does not have any more."""
+        if names:
+            with redis_errors():
+                self._store.redis.hdel(self._keys.stream_files(job_id), *names)
+
+    def compact(
+        self, job_id: str, stage: StageRecord, after: str, freed: str, deleted: Sequence[ShardId], epoch: int
+    ) -> bool:
+        """Note of which shards of a stage something is kept, and delete the entries of others, as the leader.
+
+        stage: as it was read. after, freed: what is written. False: it has changed meanwhile.
+        """
+        answer = calls.compact(
+            self._store,
+            epoch=epoch,
+            job_id=job_id,
+            stage=stage.number,
+            before=stage.kept,
+            after=after,
+            freed_before=stage.freed,
+            freed_after=freed,
+            deleted=deleted,
+        )
+        return answer is calls.CompactAnswer.OK
+
     def note(self, job_id: str, lag: int | None, away: str, epoch: int) -> None:
-        """Note how the stream of a job stands, as the leader. away: why its source cannot be asked."""
+        """Note the lag of the stream of a job, as the leader. away: why its source cannot be asked."""
         calls.note_stream(self._store, epoch=epoch, job_id=job_id, stage=FIRST_STAGE, lag=lag, away=away or None)
 
     def push(self, tenant: str, name: str, sent: PushedRows, limits: PushLimits) -> str | None:

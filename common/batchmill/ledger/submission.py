@@ -69,6 +69,7 @@ class Submission:
     tenant: str = DEFAULT_TENANT
     plan: OneShardPlan | None = None  # of its first stage, when all of its input fits into one shard
     place: FirstPlace | None = None  # of that shard; None: the dispatcher chooses one
+    announces: str | None = None  # what its webhooks report: "ends", and numbers of failed rows; None: it has none
 
 
 def new_stages(submission: Submission) -> list[calls.NewStage]:

@@ -19,7 +19,20 @@ def model_key(operator: OperatorInfo, params: Mapping[str, Any], revision: str |
     operator announced. Values that only the operator's own code knows to be equal ("1" and 1) have different keys; a
     worker announces all keys that it has received.
     """
-    fields: dict[str, Any] = operator.params_schema.get("properties", {})
-    defaults = {name: field["default"] for name, field in fields.items() if "default" in field}
-    identity = json.dumps([operator.name, revision or operator.revision, defaults | dict(params)], sort_keys=True)
+    identity = json.dumps([operator.name, revision or operator.revision, _complete(operator, params)], sort_keys=True)
     return hashlib.sha256(identity.encode()).hexdigest()[:16]
+
+
+def profile_name(operator: OperatorInfo, params: Mapping[str, Any]) -> str:
+    """Return what the names begin with under which workers keep what they learn of batches, before the device.
+
+    Values that only the operator's own code knows to be equal ("1" and 1) have different names.
+    """
+    digest = hashlib.sha256(json.dumps(_complete(operator, params), sort_keys=True).encode()).hexdigest()[:32]
+    return f"{operator.name}:{operator.version}:{digest}:"
+
+
+def _complete(operator: OperatorInfo, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the parameters with the defaults that the operator announced."""
+    fields: dict[str, Any] = operator.params_schema.get("properties", {})
+    return {name: field["default"] for name, field in fields.items() if "default" in field} | dict(params)

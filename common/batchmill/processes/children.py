@@ -1,4 +1,4 @@
-"""Supervises child processes: restarts them when they die, replaces them on request, stops them together.
+"""Supervises child processes: restarts them when they die, replaces or ends them on request, stops them together.
 
 Whatever a child has started ends with it, see `descendants`.
 """
@@ -50,7 +50,7 @@ class ChildEnd:
     """The end of a child that `stop` did not end.
 
     starts: how often it has been started.
-    was_recycled: whether `recycle` ended it.
+    was_recycled: whether `recycle` or `retire` ended it.
     """
 
     name: str
@@ -82,6 +82,7 @@ class _Child:
     starts: int = 0
     deaths: int = 0
     recycle_by: float | None = None  # monotonic: it was asked to end, and is killed if it has not by then
+    is_retiring: bool = False  # it is not started again
     due_at: float = 0.0  # monotonic: when to start it again
     output: IO[bytes] | None = field(default=None, repr=False)
     mark: str = ""  # in the environment of the process and of what it starts
@@ -140,6 +141,7 @@ class ProcessSupervisor:
         """Check every child once: restart what is due, report what has ended, kill what overran its grace period."""
         for child in self._children:
             self._poll(child)
+        self._children = [child for child in self._children if child.process is not None or not child.is_retiring]
 
     def states(self) -> list[ChildState]:
         """Return the state of each child. Safe in other threads."""
@@ -155,6 +157,12 @@ class ProcessSupervisor:
             if child.spec.name == name and child.process is not None and child.recycle_by is None:
                 child.recycle_by = self._clock.monotonic() + grace_s
                 self._signal(child)
+
+    def retire(self, name: str, grace_s: float) -> None:
+        """End a child for good, as `recycle` does; `on_end` is called. Returns at once."""
+        for child in self._children:
+            child.is_retiring |= child.spec.name == name
+        self.recycle(name, grace_s)
 
     def kill(self) -> None:
         """Kill every child at once. Safe in a signal handler; `stop` is still to be called."""
@@ -181,7 +189,7 @@ class ProcessSupervisor:
     def _poll(self, child: _Child) -> None:
         now = self._clock.monotonic()
         if child.process is None:
-            if now >= child.due_at:
+            if now >= child.due_at and not child.is_retiring:
                 self._spawn(child)
             return
         code = _code_of_ended(child)
@@ -197,7 +205,7 @@ class ProcessSupervisor:
         work_killed_it = self._on_end is not None and self._on_end(end)
         delay = 0.0
         if was_recycled:
-            log.info("%s is restarted", name)
+            log.info("%s is %s", name, "stopped" if child.is_retiring else "restarted")
         else:
             child.deaths = 1 if work_killed_it or now - child.started_at > STABLE_S else child.deaths + 1
             delay = RESTART.delay_s(child.deaths, self._rng)

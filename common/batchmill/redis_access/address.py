@@ -1,4 +1,7 @@
-"""The address of the Redis or Valkey server: one parser, for the ledger and for Celery's connections. Pure."""
+"""The address of the Redis or Valkey server, or of the sentinels that know it: one parser, for the ledger and Celery.
+
+Pure.
+"""
 
 from __future__ import annotations
 
@@ -16,16 +19,25 @@ T = TypeVar("T")
 
 DEFAULT_HOST = "127.0.0.1"
 DEFAULT_PORT = 6379
+SENTINEL_PORT = 26379
+MAX_SENTINELS = 16
 TCP_SCHEMES = {"redis": False, "valkey": False, "rediss": True, "valkeys": True}
 """Each scheme over TCP, and whether it is encrypted."""
+SENTINEL_SUFFIX = "+sentinel"
 
 CERT_REQS = {"none": "none", "optional": "optional", "required": "required"}
 CERT_REQS |= {f"cert_{name}": value for name, value in CERT_REQS.items()}
 FLAGS = {"true": True, "yes": True, "1": True, "false": False, "no": False, "0": False}
+PASSWORD_FILE, SENTINEL_USERNAME, SENTINEL_PASSWORD_FILE = (
+    "password_file",
+    "sentinel_username",
+    "sentinel_password_file",
+)
 TLS_OPTIONS = ("ssl_cert_reqs", "ssl_ca_certs", "ssl_check_hostname", "ssl_certfile", "ssl_keyfile")
 EXPECTED = (
-    "Expected redis://user:password@host:port/db, rediss://… (TLS), unix://user:password@/path?db=0, or valkey:// and "
-    "valkeys:// for the same. Percent-encode special characters of the password: @ is %40, / is %2F, # is %23."
+    "Expected redis://user:password@host:port/db, rediss://… (TLS), unix://user:password@/path?db=0, valkey:// and "
+    "valkeys:// for the same, or redis+sentinel://user:password@host:port,host:port/name/db. Percent-encode special "
+    "characters of the password: @ is %40, / is %2F, # is %23."
 )
 
 
@@ -51,6 +63,24 @@ class Tls:
 
 
 @dataclass(frozen=True, slots=True)
+class Login:
+    """Who asks. password_file: read at each connection, so that it may change."""
+
+    username: str | None = None
+    password: str | None = field(default=None, repr=False)
+    password_file: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Sentinels:
+    """Who knows where the primary is. name: what they call it. hosts: (host, port) each."""
+
+    hosts: tuple[tuple[str, int], ...]
+    name: str
+    login: Login = Login()
+
+
+@dataclass(frozen=True, slots=True)
 class RedisAddress:
     """Where the server is, and who asks. Its text has no password."""
 
@@ -58,9 +88,9 @@ class RedisAddress:
     port: int = DEFAULT_PORT
     path: str | None = None  # of a Unix socket, in place of host and port
     database: int = 0
-    username: str | None = None
-    password: str | None = field(default=None, repr=False)
+    login: Login = Login()
     tls: Tls | None = None
+    sentinels: Sentinels | None = None  # in place of host and port
 
     @classmethod
     def parse(cls, url: str) -> RedisAddress:
@@ -70,57 +100,107 @@ class RedisAddress:
             options = dict(parse_qsl(split.query, keep_blank_values=True, strict_parsing=bool(split.query)))
             if split.fragment:
                 raise ValueError("it has a '#'")
-            return _parse_unix(split, options) if split.scheme == "unix" else _parse_tcp(split, options)
+            if split.scheme == "unix":
+                return _parse_unix(split, options)
+            if split.scheme.endswith(SENTINEL_SUFFIX):
+                return _parse_sentinels(split, options)
+            return _parse_tcp(split, options)
         except ValueError as error:
             raise InvalidSettings(f"BATCHMILL_REDIS_URL is no Redis URL: {error}.", hint=EXPECTED) from None
-
-    def parameters(self) -> dict[str, Any]:
-        """The keyword arguments of redis-py's connections: where, who, which database."""
-        where = {"path": self.path} if self.path is not None else {"host": self.host, "port": self.port}
-        tls = self.tls.parameters() if self.tls is not None else {}
-        return {**where, "db": self.database, "username": self.username, "password": self.password, **tls}
 
     def __str__(self) -> str:
         if self.path is not None:
             return f"unix://{self.path}?db={self.database}"
-        host = f"[{self.host}]" if ":" in self.host else self.host
-        return f"{'rediss' if self.tls else 'redis'}://{host}:{self.port}/{self.database}"
+        scheme = "rediss" if self.tls else "redis"
+        if self.sentinels is not None:
+            hosts = ",".join(host_and_port(*host) for host in self.sentinels.hosts)
+            return f"{scheme}{SENTINEL_SUFFIX}://{hosts}/{self.sentinels.name}/{self.database}"
+        return f"{scheme}://{host_and_port(self.host, self.port)}/{self.database}"
+
+
+def host_and_port(host: str, port: int) -> str:
+    """Both as a URL has them."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _parse_tcp(split: SplitResult, options: dict[str, str]) -> RedisAddress:
-    if split.scheme not in TCP_SCHEMES:
-        known = did_you_mean(split.scheme, [*TCP_SCHEMES, "unix"])
-        raise ValueError(f"expected a scheme such as redis://, got {split.scheme[:20]!r}. {known}".rstrip("."))
-    is_encrypted = TCP_SCHEMES[split.scheme]
-    _refuse_unknown(options, ("db", *TLS_OPTIONS) if is_encrypted else ("db",))
-    in_path = split.path.strip("/")
-    if in_path and options.get("db", in_path) != in_path:
-        raise ValueError(f"it names two databases, {in_path[:20]!r} and {options['db'][:20]!r}")
+    is_encrypted = _is_encrypted(split.scheme, split.scheme)
+    _refuse_unknown(options, ("db", PASSWORD_FILE, *(TLS_OPTIONS if is_encrypted else ())))
     return RedisAddress(
         host=unquote(split.hostname or DEFAULT_HOST),
-        port=_port(split),
-        database=_database(options.get("db", in_path or "0")),
-        username=unquote(split.username) if split.username else None,
-        password=unquote(split.password) if split.password else None,
+        port=_port(split, DEFAULT_PORT),
+        database=_one_database(split.path.strip("/"), options),
+        login=_login(split, options),
         tls=_tls(options) if is_encrypted else None,
     )
 
 
-def _parse_unix(split: SplitResult, options: dict[str, str]) -> RedisAddress:
-    _refuse_unknown(options, ("db",))
-    if split.hostname or not split.path.strip("/"):
-        raise ValueError("expected the absolute path of a socket after unix://, as in unix:///run/redis.sock")
+def _parse_sentinels(split: SplitResult, options: dict[str, str]) -> RedisAddress:
+    is_encrypted = _is_encrypted(split.scheme.removesuffix(SENTINEL_SUFFIX), split.scheme)
+    own = ("db", PASSWORD_FILE, SENTINEL_USERNAME, SENTINEL_PASSWORD_FILE)
+    _refuse_unknown(options, (*own, *(TLS_OPTIONS if is_encrypted else ())))
+    name, _, database = split.path.strip("/").partition("/")
+    if not name:
+        raise ValueError(
+            "expected the name of the primary after the sentinels, as in redis+sentinel://host:port/mymaster"
+        )
+    hosts = split.netloc.rpartition("@")[2].split(",")
+    if len(hosts) > MAX_SENTINELS:
+        raise ValueError(f"expected at most {MAX_SENTINELS} sentinels, got {len(hosts)}")
     return RedisAddress(
-        path=unquote(split.path),
-        database=_database(options.get("db", "0")),
-        username=unquote(split.username) if split.username else None,
-        password=unquote(split.password) if split.password else None,
+        database=_one_database(database, options),
+        login=_login(split, options),
+        tls=_tls(options) if is_encrypted else None,
+        sentinels=Sentinels(
+            hosts=tuple(_sentinel(host) for host in hosts),
+            name=unquote(name),
+            login=Login(username=options.get(SENTINEL_USERNAME), password_file=options.get(SENTINEL_PASSWORD_FILE)),
+        ),
     )
 
 
-def _port(split: SplitResult) -> int:
+def _sentinel(text: str) -> tuple[str, int]:
+    split = urlsplit(f"//{text}")
+    if not split.hostname:
+        raise ValueError("expected the hosts of the sentinels, separated by commas")
+    return unquote(split.hostname), _port(split, SENTINEL_PORT)
+
+
+def _parse_unix(split: SplitResult, options: dict[str, str]) -> RedisAddress:
+    _refuse_unknown(options, ("db", PASSWORD_FILE))
+    if split.hostname or not split.path.strip("/"):
+        raise ValueError("expected the absolute path of a socket after unix://, as in unix:///run/redis.sock")
+    return RedisAddress(
+        path=unquote(split.path), database=_database(options.get("db", "0")), login=_login(split, options)
+    )
+
+
+def _is_encrypted(scheme: str, shown: str) -> bool:
+    if scheme not in TCP_SCHEMES:
+        known = did_you_mean(shown, [*TCP_SCHEMES, *(name + SENTINEL_SUFFIX for name in TCP_SCHEMES), "unix"])
+        raise ValueError(f"expected a scheme such as redis://, got {shown[:20]!r}. {known}".rstrip("."))
+    return TCP_SCHEMES[scheme]
+
+
+def _login(split: SplitResult, options: dict[str, str]) -> Login:
+    if split.password and PASSWORD_FILE in options:
+        raise ValueError(f"it has a password and {PASSWORD_FILE}")
+    return Login(
+        username=unquote(split.username) if split.username else None,
+        password=unquote(split.password) if split.password else None,
+        password_file=options.get(PASSWORD_FILE),
+    )
+
+
+def _one_database(in_path: str, options: dict[str, str]) -> int:
+    if in_path and options.get("db", in_path) != in_path:
+        raise ValueError(f"it names two databases, {in_path[:20]!r} and {options['db'][:20]!r}")
+    return _database(options.get("db", in_path or "0"))
+
+
+def _port(split: SplitResult, default: int) -> int:
     try:
-        return DEFAULT_PORT if split.port is None else split.port
+        return default if split.port is None else split.port
     except ValueError:  # its text may have a part of the password
         raise ValueError(
             "expected a port number after the host, or a character of the password is not encoded"

@@ -8,16 +8,18 @@ failover needs.
 from __future__ import annotations
 
 import ssl
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import redis
+from redis.credentials import CredentialProvider
 from redis.exceptions import NoScriptError, ResponseError
 
 from batchmill.errors import LedgerRefused, ServiceUnavailable
 from batchmill.redis_access.replies import ErrorReply, ReplyKind, classify
 
 if TYPE_CHECKING:
-    from batchmill.redis_access.address import RedisAddress
+    from batchmill.redis_access.address import Login
 
 
 class ServerUnavailable(redis.ConnectionError):
@@ -57,11 +59,29 @@ class UnixConnection(_Translating, redis.UnixDomainSocketConnection):
     """Over a Unix socket."""
 
 
-def connection_class(address: RedisAddress) -> type[Any]:
-    """The class of connections that reach an address."""
-    if address.path is not None:
-        return UnixConnection
-    return TlsConnection if address.tls is not None else TcpConnection
+class PasswordFile(CredentialProvider):
+    """The user name, and the password that its file has now: tokens of managed services expire."""
+
+    def __init__(self, username: str | None, path: str) -> None:
+        self._username = username
+        self._path = path
+
+    def get_credentials(self) -> tuple[str] | tuple[str, str]:
+        """Read the file. Raises `ServerUnavailable` when it cannot be read."""
+        try:
+            password = Path(self._path).read_text(encoding="utf-8").strip()
+        except (OSError, UnicodeDecodeError) as error:
+            hint = f"Make {self._path}, which BATCHMILL_REDIS_URL names, readable for this user."
+            reply = ErrorReply(ReplyKind.REFUSED, "PASSWORDFILE", f"has a password that cannot be read: {error}", hint)
+            raise ServerUnavailable(reply) from error
+        return (self._username, password) if self._username else (password,)
+
+
+def login_parameters(login: Login) -> dict[str, Any]:
+    """The keyword arguments of redis-py's connections that say who asks."""
+    if login.password_file is not None:
+        return {"credential_provider": PasswordFile(login.username, login.password_file)}
+    return {"username": login.username, "password": login.password}
 
 
 def unavailable(error: BaseException) -> ServiceUnavailable | None:

@@ -34,9 +34,13 @@ class ErrorReply:
 ITSELF = "It is tried again; nothing need be done unless it lasts."
 PASSWORD = "Correct the user name and password in BATCHMILL_REDIS_URL, or the password of the server."  # noqa: S105  # is none
 CLUSTER = "Name a single Redis or Valkey server; a Redis Cluster is not supported."
+TAG = (
+    "All keys must be in one slot: set BATCHMILL_REDIS_PREFIX={batchmill}: for every service, braces included, and "
+    "name the server that has that slot. A Redis Cluster of several shards is not supported beyond that."
+)
 ACL = (
     "Allow it with ACL SETUSER: the keys ~PREFIX* of BATCHMILL_REDIS_PREFIX, all channels (&*), and the commands "
-    "+@all -@admin -@dangerous +info +client."
+    "+@all -@admin -@dangerous +info +client; behind sentinels +role, too."
 )
 
 AWAY: dict[str, tuple[str, str]] = {
@@ -67,9 +71,9 @@ REFUSED: dict[str, tuple[str, str]] = {
         "is in protected mode and refuses other machines",
         "Set a password on the server, or protected-mode no.",
     ),
-    "MOVED": ("is a node of a Redis Cluster", CLUSTER),
+    "MOVED": ("is a node of a Redis Cluster", TAG),
     "ASK": ("is a node of a Redis Cluster", CLUSTER),
-    "CROSSSLOT": ("is a node of a Redis Cluster", CLUSTER),
+    "CROSSSLOT": ("is a node of a Redis Cluster", TAG),
 }
 
 TEXTS: tuple[tuple[str, ReplyKind, str, str], ...] = (

@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 from kombu.transport import redis as kombu_redis
 
-from batchmill.redis_access.connections import connection_class
+from batchmill.redis_access.reaching import connection_class, connection_parameters
 
 if TYPE_CHECKING:
     from batchmill.redis_access.address import RedisAddress
 
-ONLY_TCP = ("host", "port", "socket_keepalive", "socket_keepalive_options")
+OF_KOMBU = ("host", "port", "username", "password")
+"""What kombu takes from its own URL."""
+ONLY_TCP = ("socket_keepalive", "socket_keepalive_options")
 
 
 class Channel(kombu_redis.Channel):  # type: ignore[misc]  # kombu has no types
@@ -54,9 +56,9 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]  # kombu has no types
 
     def _connparams(self, asynchronous: bool = False) -> dict[str, Any]:  # kombu's signature
         parameters: dict[str, Any] = super()._connparams(asynchronous)
-        if self._address.path is not None:
-            parameters = {name: value for name, value in parameters.items() if name not in ONLY_TCP}
-        return parameters | self._address.parameters()
+        own = connection_parameters(self._address)
+        not_own = {*OF_KOMBU, *(ONLY_TCP if self._address.path is not None else ())}
+        return {name: value for name, value in parameters.items() if name not in not_own} | own
 
 
 class Transport(kombu_redis.Transport):  # type: ignore[misc]  # kombu has no types

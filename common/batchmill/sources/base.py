@@ -183,7 +183,7 @@ class Source(ABC):
 
 @dataclass(frozen=True, slots=True)
 class Survey:
-    """How a source without an end stands."""
+    """The state of a source without an end."""
 
     lag: int | None  # rows that are there and not planned; None: not known
     partitions: int
@@ -213,7 +213,7 @@ class EndlessSource(Source):
 
     @abstractmethod
     def settle(self, settled: Sequence[Mapping[str, str]]) -> None:
-        """Tell the source up to which offsets each of the jobs that read it has settled its rows, by partition."""
+        """Report up to which offsets each of the jobs that read it has settled its rows, by partition."""
 
 
 def by_slice(counts: Sequence[int], places: Sequence[int]) -> list[list[int]]:

@@ -10,14 +10,14 @@ tokens_per_minute = 2000000
 
 from __future__ import annotations
 
-import tomllib
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, Self
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter
 
 from batchmill.errors import InvalidParams, InvalidSettings, did_you_mean
+from batchmill.storage.named_tables import read_named, read_secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -47,10 +47,7 @@ class NamedEndpoint(BaseModel):
         """Read its key. Raises `InvalidSettings` if the file cannot be read."""
         if self.key_file is None:
             return None
-        try:
-            return self.key_file.read_text().strip()
-        except OSError as error:
-            raise InvalidSettings(f"{self.key_file} cannot be read: {error.strerror or error}.") from error
+        return read_secret(self.key_file)
 
 
 _ENDPOINTS = TypeAdapter(dict[str, NamedEndpoint])
@@ -67,14 +64,7 @@ class NamedEndpoints:
         """Read the file at `path`; "" is none. Raises `InvalidSettings`, which names what is wrong."""
         if not path:
             return cls()
-        try:
-            endpoints = _ENDPOINTS.validate_python(tomllib.loads(Path(path).read_text()))
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise InvalidSettings(f"{SETTING}: {path} cannot be read: {error}.", name=SETTING) from error
-        except ValidationError as error:
-            first = error.errors(include_input=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InvalidSettings(f"{SETTING}: {path}: {where}: {first['msg']}.", name=SETTING) from None
+        endpoints = read_named(SETTING, path, _ENDPOINTS)
         for name, endpoint in endpoints.items():
             _check(path, name, endpoint)
         return cls(endpoints)

@@ -14,15 +14,15 @@ url = "qdrant+https://qdrant.example:6333"
 
 from __future__ import annotations
 
-import tomllib
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 from urllib.parse import parse_qs, urlsplit
 
-from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+from pydantic import BaseModel, ConfigDict, TypeAdapter
 
 from batchmill.errors import InvalidOutput, InvalidSettings, did_you_mean
+from batchmill.storage.named_tables import read_named, read_secret
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -57,10 +57,7 @@ class NamedStore(BaseModel):
         """Read its password. Raises `InvalidSettings` if the file cannot be read."""
         if self.password_file is None:
             return None
-        try:
-            return self.password_file.read_text().strip()
-        except OSError as error:
-            raise InvalidSettings(f"{self.password_file} cannot be read: {error.strerror or error}.") from error
+        return read_secret(self.password_file)
 
 
 _STORES = TypeAdapter(dict[str, NamedStore])
@@ -77,18 +74,7 @@ class NamedStores:
         """Read the file at `path`; "" is none. Raises `InvalidSettings`, which names what is wrong."""
         if not path:
             return cls()
-        try:
-            stores = _STORES.validate_python(tomllib.loads(Path(path).read_text()))
-        except (OSError, tomllib.TOMLDecodeError) as error:
-            raise InvalidSettings(
-                f"BATCHMILL_STORES: {path} cannot be read: {error}.", name="BATCHMILL_STORES"
-            ) from error
-        except ValidationError as error:
-            first = error.errors(include_input=False)[0]
-            where = ".".join(map(str, first["loc"]))
-            raise InvalidSettings(
-                f"BATCHMILL_STORES: {path}: {where}: {first['msg']}.", name="BATCHMILL_STORES"
-            ) from None
+        stores = read_named("BATCHMILL_STORES", path, _STORES)
         for name, store in stores.items():
             _check(path, name, store)
         return cls(stores)

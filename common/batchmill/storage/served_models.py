@@ -80,6 +80,19 @@ class ServedModels:
         """Return the model of that name, or None."""
         return self.models.get(name)
 
+    def find(self, model_id: str) -> ServedModel | None:
+        """Return the model that a client names, or None; see `find_model`."""
+        return find_model(self.models, model_id)
+
+
+def find_model(models: Mapping[str, ServedModel], model_id: str) -> ServedModel | None:
+    """Return the model that a client names: one of the settings, or `OPERATOR:MODEL` for a built-in operator."""
+    operator, _, model = model_id.partition(":")
+    found = models.get(model_id)
+    if found is None and operator in _KINDS and model:
+        return ServedModel(operator=operator, params={"model": model})
+    return found
+
 
 def parse_model(text: str) -> tuple[str, ServedModel]:
     """Parse `NAME=OPERATOR:PARAMS`: parameters as `key=value,key=value` or a JSON object. Raises `ValueError`."""

@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 LOST_MESSAGE = "LostMessage"
 """The error type of a row that its source had deleted before a worker could read it."""
 
+BAD_FILE = "BadFile"
+"""The error type of a file of a watched folder that cannot be read at all."""
+
 BAD_MESSAGE = "BadMessage"
 """The error type of a message that is no row."""
 
@@ -67,8 +70,8 @@ class StreamReader(ABC):
     def wait(self, offsets: Mapping[str, str], timeout_s: float) -> bool:
         """Wait until some partition may have rows behind its offset; say whether one may."""
 
-    def settle(self, settled: Sequence[Mapping[str, str]]) -> None:  # noqa: B027  # not every source is told
-        """Tell the source up to which offsets each of the jobs that read it has settled its rows, by partition.
+    def settle(self, settled: Sequence[Mapping[str, str]]) -> None:  # noqa: B027  # not every source uses it
+        """Report to the source up to which offsets each of the jobs that read it has settled its rows, by partition.
 
         A partition that a job has not begun is not there.
         """

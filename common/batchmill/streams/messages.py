@@ -63,6 +63,10 @@ def _object(line: bytes) -> tuple[dict[str, Any], str]:
         return {}, f"it is no JSON object: {error}"
     if not isinstance(found, dict):
         return {}, f"expected a JSON object, got {type(found).__name__}"
+    try:
+        "".join(found).encode()
+    except UnicodeEncodeError as error:  # half of a surrogate pair: no column can be called that
+        return {}, f"the name of a field is no text: {error.reason}"
     return found, ""
 
 
@@ -113,7 +117,8 @@ def column_of(name: str, values: list[Any], kind: pa.DataType | None) -> tuple[p
 def _array(values: list[Any], kind: pa.DataType | None) -> pa.Array:
     if kind is None:
         return array_of(values)
-    if all(value is None or isinstance(value, str) for value in values):
+    texts = [value for value in values if value is not None]
+    if texts and all(isinstance(value, str) for value in texts):
         return pa.array(values, pa.string()).cast(kind)  # as numbers and times are written
     return pa.array(values, kind)
 

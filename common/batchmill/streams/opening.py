@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, assert_never
 from batchmill.clock import SystemClock
 from batchmill.errors import InvalidSource
 from batchmill.jobs.job import DEFAULT_TENANT
-from batchmill.jobs.streams.source import Push, RedisStream
+from batchmill.jobs.streams.source import Folder, Push, RedisStream
 from batchmill.ledger.scripting.connection import connect
 from batchmill.sources.type_names import types_of
 from batchmill.streams.pushed import PushReader
 from batchmill.streams.redis_stream import RedisStreamReader
 from batchmill.streams.stream_input import StreamInput
+from batchmill.streams.watched_folder import WatchedFolder
 
 if TYPE_CHECKING:
     import redis
@@ -21,12 +22,16 @@ if TYPE_CHECKING:
     from batchmill.jobs.streams.source import AnyStream
     from batchmill.ledger import Ledger
     from batchmill.sources.base import EndlessSource
+    from batchmill.streams.watched_folder import FileInspector
     from batchmill.workspace import Workspace
 
 
-def open_stream(ledger: Ledger, workspace: Workspace, source: AnyStream) -> EndlessSource:
-    """Open a stream, for the planner to cut and for workers to read. Asks the source nothing yet.
+def open_stream(
+    ledger: Ledger, workspace: Workspace, job_id: str, source: AnyStream, inspector: FileInspector | None = None
+) -> EndlessSource:
+    """Open the stream of a job, for the planner to cut and for workers to read. Asks the source nothing yet.
 
+    inspector: reads users' files, for the planner.
     Raises `InvalidSource` for a type that is not known, or a stream that is not the tenant's.
     """
     types = types_of(source.types)
@@ -37,6 +42,8 @@ def open_stream(ledger: Ledger, workspace: Workspace, source: AnyStream) -> Endl
             return StreamInput(source, RedisStreamReader(client, key, source, types), types, SystemClock())
         case Push():
             return StreamInput(source, PushReader(ledger.streams, workspace.blobs, source, types), types, SystemClock())
+        case Folder():
+            return WatchedFolder(job_id, source, workspace, ledger.streams, inspector, SystemClock())
         case never:
             assert_never(never)
 

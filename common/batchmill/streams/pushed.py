@@ -125,8 +125,8 @@ class PushReader(StreamReader):
         if table is None or self._spec.time not in table.column_names:
             return None
         column = table[self._spec.time]
-        if pa.types.is_temporal(column.type):
-            column = column.cast(pa.timestamp("ms")).cast(pa.int64())
+        if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
+            column = column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())  # finer times are cut
         times = [at for value in column.to_pylist() if (at := parse_time_ms(value)) is not None]
         return max(times, default=None)
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from batchmill.errors import OutcomeUnknown
+from batchmill_coordinator.webhooks.messages import announces
 
 if TYPE_CHECKING:
     from contextlib import ExitStack
@@ -12,14 +14,19 @@ if TYPE_CHECKING:
     from batchmill.ledger import Ledger
     from batchmill.ledger.submission import Acceptance, Submission
     from batchmill.settings import CoordinatorSettings
+    from batchmill.storage.named_webhooks import NamedWebhooks
 
 
-def accept(ledger: Ledger, submission: Submission, undo: ExitStack, settings: CoordinatorSettings) -> Acceptance:
+def accept(
+    ledger: Ledger, submission: Submission, undo: ExitStack, settings: CoordinatorSettings, webhooks: NamedWebhooks
+) -> Acceptance:
     """Have the ledger accept a job.
 
     undo: removes what was stored for the job; emptied when that is the job's, or may be, since a ledger that went away
-    gave no answer. Raises as `JobLedger.submit`.
+    gave no answer. webhooks: the receivers that the service knows. Raises as `JobLedger.submit`.
     """
+    announced = announces(submission.spec, submission.tenant, webhooks)
+    submission = replace(submission, announces=announced)
     try:
         accepted = ledger.jobs.submit(
             submission, max_live_jobs=settings.max_live_jobs, max_tenant_jobs=settings.max_live_jobs_per_tenant

@@ -54,6 +54,7 @@ if TYPE_CHECKING:
     from batchmill.settings import CoordinatorSettings
     from batchmill.sinks import Manifest
     from batchmill.sources.base import Source
+    from batchmill.storage.named_webhooks import NamedWebhooks
     from batchmill.workspace import Workspace
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.inspection.inspector import Inspector
@@ -83,9 +84,11 @@ class Admission:
         workspace: Workspace,
         resumption: Resumption,
         inspector: Inspector,
+        webhooks: NamedWebhooks,
         settings: CoordinatorSettings,
     ) -> None:
         self._inspector = inspector
+        self._webhooks = webhooks
         self._resumption = resumption
         self._uploads = Uploads(ledger, workspace, inspector, settings)
         self._ledger = ledger
@@ -173,6 +176,7 @@ class Admission:
     def _admit(self, request: JobRequest, digest: str, tenant: str, *, is_internal: bool) -> Acceptance:
         _require_one_input(request)
         request = self.dated(request)
+        self._webhooks.check(request.webhooks, tenant)
         operators = self.check_spec(request.spec(), is_internal=is_internal)
         with self.sinks.turn(request.sink), ExitStack() as undo:
             job_id = new_id("job")
@@ -193,6 +197,7 @@ class Admission:
             )
         _require_one_input(request)
         request = self.dated(request)
+        self._webhooks.check(request.webhooks, tenant)
         operators = self.check_spec(request.spec())
         with ExitStack() as undo:
             job_id = new_id("job")
@@ -252,8 +257,8 @@ class Admission:
                 spec = spec.model_copy(update={"source": source})
             return self._open(job_id, spec, found)
         if spec.stream is not None:
-            spec, stream = self._streams.open(spec, spec.stream, tenant)
-            return _Input(spec, stream, 0)
+            spec, endless = self._streams.open(job_id, spec, spec.stream, tenant)
+            return _Input(spec, endless, 0)
         if isinstance(spec.source, UploadSource):
             return self._from_upload(job_id, spec, spec.source, tenant)
         if isinstance(spec.source, ResultsSource):
@@ -307,7 +312,7 @@ class Admission:
             plan=self._plan(job_id, found, order) if found.inline and earlier is None else None,
             place=self._first_place(found.spec.first, order.operators[0]),
         )
-        return accept(self._ledger, submission, undo, self._settings)
+        return accept(self._ledger, submission, undo, self._settings, self._webhooks)
 
     def _first_place(self, stage: StageSpec, operator: OperatorInfo) -> FirstPlace | None:
         """Return the queue of the workers that have the model of a stage; None if there are none.

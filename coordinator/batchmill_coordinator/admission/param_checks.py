@@ -62,7 +62,7 @@ def check_cache(operator: OperatorInfo, *, cache: bool) -> None:
     if cache and not operator.cacheable:
         raise InvalidParams(
             f"operator {operator.name!r} cannot be cached: its results depend on more than a row and the parameters.",
-            hint="Leave out cache=True (--cache).",
+            hint="Leave out cache=True (--cache), or give this stage of a chain cache=False.",
             operator=operator.name,
         )
 

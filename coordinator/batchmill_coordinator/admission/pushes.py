@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.errors import InvalidRows
+from batchmill.errors import InvalidRows, Overloaded
 from batchmill.jobs.ids import new_id
 from batchmill.jobs.streams.pushing import Pushed, PushedStream
 from batchmill.ledger.streams import PushedRows, PushLimits
@@ -59,7 +59,7 @@ class Pushes:
         )
         try:
             offset = self._ledger.push(tenant, name, sent, self._limits)
-        except Exception:
+        except Overloaded:  # without any other answer, the entry may be there and name the blob
             if blob is not None:
                 self._blobs.delete(blob)
             raise

@@ -45,6 +45,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.replay import RedoRequest, ReplayRequest, RowEdit
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.settings import CoordinatorSettings
+    from batchmill.storage.named_webhooks import NamedWebhooks
     from batchmill.workspace import Workspace
     from batchmill_coordinator.inspection.inspector import Inspector
     from batchmill_coordinator.results.dead_rows import DeadRowStore
@@ -59,9 +60,11 @@ class Replays:
         workspace: Workspace,
         dead_rows: DeadRowStore,
         inspector: Inspector,
+        webhooks: NamedWebhooks,
         settings: CoordinatorSettings,
     ) -> None:
         self._inspector = inspector
+        self._webhooks = webhooks
         self._ledger = ledger
         self._workspace = workspace
         self._uploads = Uploads(ledger, workspace, inspector, settings)
@@ -156,7 +159,7 @@ class Replays:
         self._require_unread(record)
         with self._sinks.turn(record.spec.sink), ExitStack() as undo:
             submission = replace(prepare(undo), digest=digest, idempotency_key=key)
-            accepted = accept(self._ledger, submission, undo, self._settings)
+            accepted = accept(self._ledger, submission, undo, self._settings, self._webhooks)
         return accepted.job_id, accepted.is_new
 
     def _require_unread(self, record: JobRecord) -> None:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from batchmill.errors import Conflict, InvalidRequest, InvalidSource, NotFound
 from batchmill.jobs.job import DEFAULT_TENANT
 from batchmill.jobs.streams.offsets import StreamOffsets
+from batchmill.jobs.streams.source import Folder
 from batchmill.streams.opening import open_stream
 from batchmill.tokens import split_entry
 
@@ -30,7 +31,7 @@ class StreamAdmission:
         tenants = (split_entry(entry).tenant for entry in settings.tokens)
         self._tenants = frozenset(tenant for tenant in tenants if tenant)
 
-    def open(self, spec: JobSpec, source: AnyStream, tenant: str) -> tuple[JobSpec, EndlessSource]:
+    def open(self, job_id: str, spec: JobSpec, source: AnyStream, tenant: str) -> tuple[JobSpec, EndlessSource]:
         """Return the job with its tenant and where it begins, and its stream. Asks the source whether it is there.
 
         Raises `InvalidRequest` for what such a job cannot have, `InvalidSource` for a stream that the tenant may not
@@ -39,14 +40,23 @@ class StreamAdmission:
         _check(spec, source)
         self._require_own(source, tenant)
         source = source.model_copy(update={"tenant": tenant})
-        stream = open_stream(self._ledger, self._workspace, source)
+        stream = open_stream(self._ledger, self._workspace, job_id, source)
         offsets = stream.first_cursor() if source.start in PLAIN_STARTS else self._drained(source, tenant)
         source = source.model_copy(update={"offsets": offsets})
-        stream = open_stream(self._ledger, self._workspace, source)
+        stream = open_stream(self._ledger, self._workspace, job_id, source)
         stream.survey("")
         return spec.model_copy(update={"source": source}), stream
 
     def _require_own(self, source: AnyStream, tenant: str) -> None:
+        if isinstance(source, Folder):
+            self._workspace.locations.resolve(source.path)
+            if source.start != "first":
+                raise InvalidSource(
+                    f"source.start: a folder is read from its first file on, got {source.start!r}.",
+                    hint="Move away the files that are not to be read.",
+                    field="source.start",
+                )
+            return
         other, colon, _ = source.stream.partition(":")
         if tenant == DEFAULT_TENANT and colon and other in self._tenants:
             raise InvalidSource(
@@ -65,7 +75,7 @@ class StreamAdmission:
                 field="source.start",
             )
         before = job.spec.stream
-        if before is None or (before.kind, before.stream) != (source.kind, source.stream):
+        if before is None or before.identity != source.identity:
             raise InvalidSource(f"source.start: job {job.id} does not read {source.title}.", field="source.start")
         if not job.savepoint:
             raise Conflict(

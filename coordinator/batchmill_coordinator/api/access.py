@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from dataclasses import dataclass
@@ -32,6 +33,7 @@ OPEN_PATHS = frozenset({"/healthz", "/readyz", "/", "/docs", "/openapi.json"})
 """They need no token and give no data."""
 
 METRICS_PATH = "/metrics"
+SCALE_PATH = re.compile(r"/v1/pools/[^/]+/scale")
 FILES_PATH = "/v1/files"
 FORM_BYTES = 64 * 1024  # of a form, besides its file
 RETRY_AFTER_S = 1
@@ -74,7 +76,7 @@ class AccessMiddleware:
     """Requires a bearer token on every path but `OPEN_PATHS`, and stops bodies that are too large or too slow.
 
     tokens: what each allows; routes find that as `request.state.access`.
-    metrics_token: opens the metrics, and nothing else; "": there is none.
+    metrics_token: opens the metrics and how many workers pools need, and nothing else; "": there is none.
     """
 
     def __init__(
@@ -202,8 +204,10 @@ def _identified(send: Send) -> Send:
 
 
 def _require_path(access: Access, path: str) -> None:
-    if access.metrics_only and path != METRICS_PATH:
-        raise Unauthorized("the bearer token opens the metrics only.", hint="Use one of BATCHMILL_TOKENS.")
+    if access.metrics_only and path != METRICS_PATH and SCALE_PATH.fullmatch(path) is None:
+        raise Unauthorized(
+            "the bearer token opens the metrics and the scale of pools only.", hint="Use one of BATCHMILL_TOKENS."
+        )
     if path == METRICS_PATH and not (access.metrics_only or access.sees_all):
         raise Forbidden(
             "metrics concern all tenants.", hint="Use BATCHMILL_METRICS_TOKEN, or an admin token.", needs="admin"

@@ -16,28 +16,28 @@ from starlette.requests import ClientDisconnect
 
 from batchmill.errors import BatchmillError, InvalidRequest, MethodNotAllowed, NotFound, RequestTimeout
 from batchmill_coordinator.api.access import AccessMiddleware, BodyLimits, error_response
+from batchmill_coordinator.api.openai_errors import is_openai_path
 from batchmill_coordinator.api.openapi import document
 from batchmill_coordinator.api.pool import RequestPool
 from batchmill_coordinator.api.routes import (
     batches,
-    cache,
     calls,
     costs,
     dead_letters,
     files,
     fleet,
-    health,
     indexes,
     job_log,
     jobs,
-    metrics,
     models,
     pages,
     results,
     streams,
     uploads,
+    webhooks,
 )
 from batchmill_coordinator.api.routes.openai import chat, completions, embeddings, responses
+from batchmill_coordinator.api.routes.operation import cache, health, metrics
 from batchmill_coordinator.api.routes.routing import ApiRoute
 from batchmill_coordinator.api.status_feed import StatusFeeds
 from batchmill_coordinator.api.tenants import parse_tokens
@@ -56,7 +56,7 @@ log = logging.getLogger(__name__)
 
 JOBS = (jobs, job_log, costs, results, dead_letters, uploads, streams, files, batches)
 LANE = (models, calls, embeddings, chat, completions, responses)
-ROUTES = (*JOBS, fleet, cache, indexes, *LANE, metrics, health, pages)
+ROUTES = (*JOBS, fleet, cache, indexes, webhooks, *LANE, metrics, health, pages)
 STOP_TIMEOUT_S = 10.0
 
 
@@ -78,7 +78,14 @@ def create_app(service: Service) -> FastAPI:
         finally:
             await _stop(service)
 
-    app = FastAPI(title="Batchmill", docs_url=None, redoc_url=None, openapi_url=None, lifespan=lifespan)
+    app = FastAPI(
+        title="Batchmill",
+        docs_url=None,
+        redoc_url=None,
+        openapi_url=None,
+        lifespan=lifespan,
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # the service has its own metrics and logs
+    )
     app.state.service = service
     app.state.pool = pool
     app.state.heavy_pool = RequestPool(settings.submit_threads, settings.max_waiting_requests)
@@ -145,6 +152,10 @@ def _on_http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  # that is what it is registered for
     method, path = request.method[:40], request.url.path[:200]
     if error.status_code == 404:
+        under = f"/v1{path}"
+        if is_openai_path(under):
+            hint = f"Clients of OpenAI need the URL with /v1: base_url='{request.base_url}v1'."
+            return error_response(NotFound(f"there is no route {path!r}.", hint=hint), path=under)
         return error_response(NotFound(f"there is no route {path!r}.", hint="/openapi.json lists the routes."))
     if error.status_code == 405:
         allowed = ", ".join(_methods_of(request))

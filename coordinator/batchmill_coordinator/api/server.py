@@ -67,6 +67,7 @@ def serve(settings: CoordinatorSettings, on_ready: Callable[[str], None], *, any
             create_app(service),
             http=bounded(settings.max_connections, settings.head_timeout_s),
             ws="none",
+            proxy_headers=False,  # nothing depends on the address of a client
             log_config=None,
             access_log=False,
             timeout_graceful_shutdown=GRACE_S,

@@ -3,36 +3,16 @@
 from __future__ import annotations
 
 import json
-import re
 from typing import TYPE_CHECKING, Any
 
 from batchmill.errors import InvalidRequest, did_you_mean
 from batchmill.json_values import find_fault
+from batchmill_coordinator.endpoints.validation import MAX_SHOWN
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
 
     from pydantic import BaseModel
-    from pydantic_core import ErrorDetails
-
-MAX_SHOWN = 80
-_FIELD = re.compile(r"(?!(?:str|int|float|bool|bytes|none)$)[a-z_][a-z0-9_]*")
-"""Of a place the name of a field, and not of a kind: `int`, `list[int]`, `constrained-str`."""
-
-
-def first_fault(errors: Sequence[ErrorDetails]) -> Mapping[str, Any]:
-    """Choose the entry of `ValidationError.errors()` to explain.
-
-    A value that may be of several kinds has an entry for each of them, whose place names the kind. The one whose
-    kind fits, or that got furthest, is what was meant, and its place is shown without the kind.
-    """
-    first = errors[0]
-    same = [one for one in errors if one["loc"][:1] == first["loc"][:1]]
-    if len(same) == 1:
-        return first
-    meant = max(same, key=lambda one: (not one["type"].endswith(("_type", "_parsing")), len(one["loc"])))
-    place = [part for part in meant["loc"] if isinstance(part, int) or _FIELD.fullmatch(part)]
-    return {**meant, "loc": tuple(place)}
 
 
 def explain(first: Mapping[str, Any], model: type[BaseModel] | None = None) -> InvalidRequest:

@@ -1,14 +1,18 @@
 """What an endpoint of OpenAI's API does with a request: its body becomes rows, and their results a body.
 
-Each endpoint has a module. A fault in a body, or of the results, is a `BodyFault`, with the code and the field that
-OpenAI's clients read. Batches go through the complete `Endpoint`. Interactive routes, whose bodies are in the OpenAPI
-document and whose answers may be streams, read bodies themselves and share all the rest.
+Each endpoint has a module, with the model of its body. A fault in a body, or of the results, is a `BodyFault`, with the
+code and the field that OpenAI's clients read. Batches go through the complete `Endpoint`. Interactive routes, whose
+answers may be streams, have the framework validate the same model, and share all the rest.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from batchmill_coordinator.endpoints.validation import MAX_SHOWN, first_fault
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,6 +20,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.storage.served_models import ModelKind, ServedModel
+
+
+M = TypeVar("M", bound=BaseModel)
 
 
 class BodyFault(Exception):
@@ -107,20 +114,18 @@ class Endpoint(Protocol):
         ...
 
 
-def text_of(body: Mapping[str, Any], name: str) -> str:
-    """Return a text that a body must have. Raises `BodyFault`."""
-    value = body.get(name)
-    if not isinstance(value, str) or not value:
-        raise BodyFault(f"{name.capitalize()} parameter is required.", name)
-    return value
+def refuse(field: str, why: str) -> BodyFault:
+    """Return the fault of a field that would change the answer and is not supported."""
+    return BodyFault(f"{field!r} {why}.", field, "unsupported_parameter")
 
 
-def refuse(body: Mapping[str, Any], neutral: Mapping[str, Sequence[Any]]) -> None:
-    """Raise `BodyFault` for a field that would change the answer and that no engine has.
-
-    neutral: the fields, each with the values that change nothing, beside null.
-    """
-    for name, allowed in neutral.items():
-        value = body.get(name)
-        if value is not None and value not in allowed:
-            raise BodyFault(f"'{name}' is not supported here.", name, "unsupported_parameter")
+def parsed(body: Mapping[str, Any], kind: type[M]) -> M:
+    """Validate a body. Raises `BodyFault`."""
+    try:
+        return kind.model_validate(body)
+    except ValidationError as error:
+        first = first_fault(error.errors(include_url=False))
+    param = ".".join(map(str, first["loc"]))[:MAX_SHOWN]
+    if first["type"] == "missing" and len(first["loc"]) == 1:
+        raise BodyFault(f"{param.capitalize()} parameter is required.", param)
+    raise BodyFault(f"{param!r}: {first['msg']}.", param, "invalid_value")

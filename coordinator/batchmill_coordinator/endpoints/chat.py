@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pyarrow as pa
+from pydantic import BaseModel, Field
 
-from batchmill_coordinator.endpoints.base import BodyFault, Rows
-from batchmill_coordinator.endpoints.generated import OPTIONS, Generated, options, usage_of
+from batchmill_coordinator.endpoints.base import BodyFault, Rows, parsed, refuse
+from batchmill_coordinator.endpoints.generated import (
+    OPTIONS,
+    Generated,
+    MaxTokens,
+    ModelName,
+    ResponseFormat,
+    SamplingFields,
+    usage_of,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -16,7 +25,35 @@ if TYPE_CHECKING:
     from batchmill_coordinator.endpoints.base import Answered, Usage
 
 MESSAGES = "messages"
-ROLES = {"system": "system", "developer": "system", "user": "user", "assistant": "assistant"}
+ROLES = {"developer": "system", "function": "", "tool": ""}
+
+
+class ContentPart(BaseModel):
+    """A part of a message; only text is supported."""
+
+    type: str
+    text: str | None = None
+
+
+class ChatMessage(BaseModel):
+    """One message of a chat."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[ContentPart] | None = None
+
+
+class ChatRequest(SamplingFields):
+    """A chat to continue. Fields that it does not name are ignored."""
+
+    model: ModelName
+    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
+    max_completion_tokens: MaxTokens = None
+    response_format: ResponseFormat | None = None
+    tools: list[Any] | None = None
+    functions: list[Any] | None = None
+    logprobs: bool | None = None
+    audio: dict[str, Any] | None = None
+    modalities: list[str] | None = None
 
 
 class ChatCompletions:
@@ -33,11 +70,7 @@ class ChatCompletions:
 
     def rows(self, body: Mapping[str, Any], model: ServedModel | None) -> Rows:  # noqa: ARG002  # the same for all
         """See `Endpoint`."""
-        messages = body.get(MESSAGES)
-        if not isinstance(messages, list) or not messages:
-            raise BodyFault("Messages parameter is required.", MESSAGES)
-        read = [_message(place, one) for place, one in enumerate(messages)]
-        return Rows(({MESSAGES: read, OPTIONS: options(body)},))
+        return Rows(tuple(rows_of_chat(parsed(body, ChatRequest))))
 
     def row_schema(self, model: ServedModel | None) -> pa.Schema:  # noqa: ARG002  # the same for all
         """See `Endpoint`."""
@@ -46,7 +79,7 @@ class ChatCompletions:
 
     def answer(self, about: Answered, results: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], Usage]:
         """See `Endpoint`."""
-        return chat_completion(about, [Generated.of(row) for row in results])
+        return chat_completion(about, [Generated.of(row) for row in results], len(results))
 
 
 def chat_head(about: Answered) -> dict[str, Any]:
@@ -69,24 +102,27 @@ def chat_completion(about: Answered, generated: Sequence[Generated], choices: in
     return {**chat_head(about), "object": "chat.completion", "choices": made, "usage": usage.body()}, usage
 
 
-def _message(place: int, one: Any) -> dict[str, str]:
-    role = ROLES.get(str(one.get("role"))) if isinstance(one, dict) else None
-    if role is None:
-        known = ", ".join(ROLES)
-        raise BodyFault(f"messages.{place} must have a role out of {known}.", f"{MESSAGES}.{place}", "invalid_value")
-    if one.get("tool_calls"):
-        raise BodyFault("calls of tools are not supported.", f"{MESSAGES}.{place}", "unsupported_parameter")
-    return {"role": role, "content": _content(place, one.get("content"))}
+def rows_of_chat(asked: ChatRequest) -> list[dict[str, Any]]:
+    """Return the rows of a request: one for each choice. Raises `BodyFault` for what is not supported."""
+    asked.refuse_unsupported("tools", "functions", "logprobs", "audio")
+    if asked.modalities and asked.modalities != ["text"]:
+        raise refuse("modalities", "other than text are not supported")
+    asked = asked.model_copy(update={"max_tokens": asked.max_completion_tokens or asked.max_tokens})
+    messages = [_message(place, message) for place, message in enumerate(asked.messages)]
+    schema = asked.response_format.schema_of() if asked.response_format else None
+    return [{"messages": messages, "options": asked.options(schema, place)} for place in range(asked.choices)]
 
 
-def _content(place: int, content: Any) -> str:
-    """Return the text of a message, which may be in parts."""
-    if isinstance(content, str):
-        return content
-    parts = content if isinstance(content, list) else [None]
-    texts = [part.get("text") for part in parts if isinstance(part, dict) and part.get("type") == "text"]
-    if len(texts) < len(parts) or not all(isinstance(text, str) for text in texts):
-        raise BodyFault(
-            f"messages.{place} must have a content of text.", f"{MESSAGES}.{place}.content", "invalid_value"
-        )
-    return "".join(map(str, texts))
+def _message(place: int, message: ChatMessage) -> dict[str, str]:
+    role = ROLES.get(message.role, message.role)
+    if not role:
+        raise refuse(f"messages.{place}.role", f"is {message.role!r}, and tools are not supported")
+    content = message.content
+    if isinstance(content, list):
+        for part in content:
+            if part.type != "text" or part.text is None:
+                raise refuse(f"messages.{place}.content", f"has a part of the type {part.type[:40]!r}, not text")
+        content = "".join(part.text or "" for part in content)
+    if content is None:
+        raise refuse(f"messages.{place}.content", "is missing")
+    return {"role": role, "content": content}

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
+from pydantic import Field
 
-from batchmill_coordinator.endpoints.base import BodyFault, Rows, text_of
-from batchmill_coordinator.endpoints.generated import OPTIONS, Generated, options, usage_of
+from batchmill_coordinator.endpoints.base import BodyFault, Rows, parsed, refuse
+from batchmill_coordinator.endpoints.generated import OPTIONS, Generated, ModelName, SamplingFields, usage_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -17,6 +18,24 @@ if TYPE_CHECKING:
 
 PROMPT = "prompt"
 TEMPLATE = "{prompt}"
+CHOICES = "choices"
+
+Text = Annotated[str, Field(min_length=1)]
+Tokens = Annotated[
+    Annotated[list[int], Field(min_length=1)] | Annotated[list[list[int]], Field(min_length=1)],
+    Field(description="Not supported: send text."),
+]
+
+
+class CompletionRequest(SamplingFields):
+    """Texts to continue. Fields that it does not name are ignored."""
+
+    model: ModelName
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=256)] | Tokens
+    echo: bool | None = None
+    suffix: str | None = None
+    logprobs: int | None = None
+    best_of: int | None = None
 
 
 class Completions:
@@ -33,7 +52,9 @@ class Completions:
 
     def rows(self, body: Mapping[str, Any], model: ServedModel | None) -> Rows:  # noqa: ARG002  # the same for all
         """See `Endpoint`."""
-        return Rows(({PROMPT: text_of(body, PROMPT), OPTIONS: options(body)},))
+        asked = parsed(body, CompletionRequest)
+        rows = tuple(rows_of_completion(asked))
+        return Rows(rows, form={CHOICES: asked.choices} if asked.choices > 1 else {})
 
     def row_schema(self, model: ServedModel | None) -> pa.Schema:  # noqa: ARG002  # the same for all
         """See `Endpoint`."""
@@ -41,7 +62,7 @@ class Completions:
 
     def answer(self, about: Answered, results: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], Usage]:
         """See `Endpoint`."""
-        return text_completion(about, [Generated.of(row) for row in results])
+        return text_completion(about, [Generated.of(row) for row in results], about.form.get(CHOICES, 1))
 
 
 def text_head(about: Answered) -> dict[str, Any]:
@@ -59,3 +80,18 @@ def text_completion(about: Answered, generated: Sequence[Generated], choices: in
     usage = usage_of(generated, choices)
     made = [text_choice(place, one.text, one.finish_reason) for place, one in enumerate(generated)]
     return {**text_head(about), "choices": made, "usage": usage.body()}, usage
+
+
+def rows_of_completion(asked: CompletionRequest) -> list[dict[str, Any]]:
+    """Return the rows of a request: one for each choice of a text. Raises `BodyFault`."""
+    asked.refuse_unsupported("echo", "suffix", "logprobs")
+    if asked.best_of not in (None, 1, asked.choices):
+        raise refuse("best_of", "is not supported")
+    prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
+    if not all(isinstance(prompt, str) for prompt in prompts):
+        raise refuse("prompt", "has tokens, and only texts are supported")
+    return [
+        {"prompt": prompt, "options": asked.options(place=place)}
+        for prompt in prompts
+        for place in range(asked.choices)
+    ]

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from base64 import b64encode
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 import pyarrow as pa
+from pydantic import BaseModel, Field
 
-from batchmill_coordinator.endpoints.base import BodyFault, Rows, Usage
+from batchmill_coordinator.endpoints.base import BodyFault, Rows, Usage, parsed, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -26,6 +27,23 @@ VALUE = "<f4"
 NO_VECTOR = "the model's operator makes no column 'embedding'."
 
 
+Text = Annotated[str, Field(min_length=1)]
+Inputs = Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)]
+Tokens = Annotated[
+    Annotated[list[int], Field(min_length=1)] | Annotated[list[list[int]], Field(min_length=1)],
+    Field(description="Not supported: send text."),
+]
+
+
+class EmbeddingsRequest(BaseModel):
+    """Texts to embed. Fields that it does not name are ignored."""
+
+    model: Annotated[str, Field(min_length=1, max_length=256)]
+    input: Text | Inputs | Tokens
+    encoding_format: Literal["float", "base64"] = "float"
+    dimensions: Annotated[int | None, Field(ge=1)] = None
+
+
 class Embeddings:
     """Reads a row's vector from its column `embedding`, and its number of tokens from `tokens`."""
 
@@ -38,17 +56,10 @@ class Embeddings:
 
     def rows(self, body: Mapping[str, Any], model: ServedModel | None) -> Rows:
         """See `Endpoint`. `dimensions` shortens the vector of the model."""
-        inputs = body.get("input")
-        texts = [inputs] if isinstance(inputs, str) else inputs
-        if not isinstance(texts, list) or not texts:
-            raise BodyFault("Input parameter is required: a text, or a list of texts.", "input")
-        if len(texts) > MAX_INPUTS:
-            raise BodyFault(f"'input' has {len(texts):,} texts, at most {MAX_INPUTS:,} are allowed.", "input")
-        for text in texts:
-            if not isinstance(text, str) or not text:
-                raise BodyFault("'input' must be texts that are not empty; tokens are not supported.", "input")
-        column = text_column(model)
-        return Rows(tuple({column: text} for text in texts), form=_form(body))
+        asked = parsed(body, EmbeddingsRequest)
+        given = {"dimensions": asked.dimensions, "base64": asked.encoding_format == "base64" or None}
+        form = {name: value for name, value in given.items() if value is not None}
+        return Rows(tuple(rows_of_embeddings(asked, model)), form=form)
 
     def row_schema(self, model: ServedModel | None) -> pa.Schema:
         """See `Endpoint`."""
@@ -61,6 +72,15 @@ class Embeddings:
         vectors = np.array([row[VECTOR] for row in results], VALUE)
         tokens = sum(int(row.get(TOKENS) or 0) for row in results)
         return embedding_list(about.model, vectors, tokens, **about.form), Usage(tokens)
+
+
+def rows_of_embeddings(asked: EmbeddingsRequest, model: ServedModel | None) -> list[dict[str, Any]]:
+    """Return the rows of a request. Raises `BodyFault` for what is not supported."""
+    texts = [asked.input] if isinstance(asked.input, str) else asked.input
+    if not all(isinstance(text, str) for text in texts):
+        raise refuse("input", "has tokens, and only texts are supported")
+    column = text_column(model)
+    return [{column: text} for text in texts]
 
 
 def text_column(model: ServedModel | None) -> str:
@@ -90,16 +110,6 @@ def embedding_list(
         "model": model,
         "usage": {"prompt_tokens": tokens, "total_tokens": tokens},
     }
-
-
-def _form(body: Mapping[str, Any]) -> dict[str, Any]:
-    dimensions, encoding = body.get("dimensions"), body.get("encoding_format") or "float"
-    if dimensions is not None and (not isinstance(dimensions, int) or isinstance(dimensions, bool) or dimensions < 1):
-        raise BodyFault("'dimensions' must be an integer of at least 1.", "dimensions")
-    if encoding not in ("float", "base64"):
-        raise BodyFault("'encoding_format' must be 'float' or 'base64'.", "encoding_format")
-    given = {"dimensions": dimensions, "base64": True if encoding == "base64" else None}
-    return {name: value for name, value in given.items() if value is not None}
 
 
 def _shortened(vectors: npt.NDArray[np.float32], dimensions: int) -> npt.NDArray[np.float32]:

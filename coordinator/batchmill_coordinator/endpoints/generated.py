@@ -1,50 +1,111 @@
-"""What `/v1/chat/completions` and `/v1/completions` share: options, what is refused, what is generated, and usage."""
+"""What the endpoints of language models share: how an answer is chosen, what is generated, and usage."""
 
 from __future__ import annotations
 
 import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, Field
 
 from batchmill_coordinator.endpoints.base import BodyFault, Usage, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-MAX_STOPS = 4
 OPTIONS = "options"
 """The column with the options of a row, as JSON text: objects would have other fields in each request."""
 
-NEUTRAL: dict[str, Sequence[Any]] = {
-    "n": (1,),
-    "best_of": (1,),
-    "stream": (False,),
-    "echo": (False,),
-    "logprobs": (False,),
-    "top_logprobs": (0,),
-    "logit_bias": ({},),
-    "frequency_penalty": (0,),
-    "presence_penalty": (0,),
-    "suffix": ("",),
-    "tools": ([],),
-    "tool_choice": ("none", "auto"),
-    "functions": ([],),
-    "function_call": ("none", "auto"),
-    "modalities": (["text"],),
-    "audio": (),
-    "prediction": (),
-    "web_search_options": (),
-    "reasoning_effort": (),
-}
-"""Fields that no engine has here, each with the values that ask for nothing."""
+MAX_CHOICES = 16
 
-_NUMBERS: dict[str, tuple[type | tuple[type, ...], float, float]] = {
-    "temperature": ((int, float), 0, 2),
-    "top_p": ((int, float), 0, 1),
-    "seed": (int, 0, 2**63 - 1),
-    "max_tokens": (int, 1, 1_000_000),
-    "max_completion_tokens": (int, 1, 1_000_000),
-}
+Stop = str | Annotated[list[str], Field(max_length=4)] | None
+Temperature = Annotated[float | None, Field(ge=0, le=2)]
+TopP = Annotated[float | None, Field(gt=0, le=1)]
+MaxTokens = Annotated[int | None, Field(ge=1, le=1_000_000)]
+Choices = Annotated[int | None, Field(ge=1, le=128)]
+Seed = Annotated[int | None, Field(ge=-(1 << 63), lt=1 << 63)]
+ModelName = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class StreamOptions(BaseModel):
+    """include_usage: whether the last event but one has the usage."""
+
+    include_usage: bool = False
+
+
+class JsonSchemaFormat(BaseModel):
+    """A JSON Schema that the answer has to fit."""
+
+    name: str = ""
+    json_schema: Annotated[dict[str, Any], Field(alias="schema")] = {}  # pydantic gives each its own
+
+
+class ResponseFormat(BaseModel):
+    """The form of an answer."""
+
+    type: Literal["text", "json_object", "json_schema"]
+    json_schema: JsonSchemaFormat | None = None
+
+    def schema_of(self) -> dict[str, Any] | None:
+        """Return the schema that answers have to fit; None: any text."""
+        match self.type:
+            case "text":
+                return None
+            case "json_object":
+                return {"type": "object"}
+            case "json_schema":
+                if self.json_schema is None or not self.json_schema.json_schema:
+                    raise refuse("response_format", "has the type 'json_schema' and no schema")
+                return self.json_schema.json_schema
+
+
+class SamplingFields(BaseModel):
+    """How an answer is generated. What is left out is as the served model's parameters say."""
+
+    temperature: Temperature = None
+    top_p: TopP = None
+    max_tokens: MaxTokens = None
+    stop: Stop = None
+    seed: Seed = None
+    n: Choices = None
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    frequency_penalty: float | None = None
+    presence_penalty: float | None = None
+    logit_bias: dict[str, float] | None = None
+
+    @property
+    def choices(self) -> int:
+        """How many answers are asked for to each prompt."""
+        count = self.n or 1
+        if count > MAX_CHOICES:
+            raise refuse("n", f"is {count}, at most {MAX_CHOICES} is supported")
+        return count
+
+    @property
+    def includes_usage(self) -> bool:
+        """Whether a stream ends with the usage."""
+        return bool(self.stream_options and self.stream_options.include_usage)
+
+    def refuse_unsupported(self, *fields: str) -> None:
+        """Raise `InvalidRequest` for fields that would change the answer: they are not supported."""
+        for name in ("frequency_penalty", "presence_penalty", "logit_bias", *fields):
+            if getattr(self, name):
+                raise refuse(name, "is not supported")
+
+    def options(self, schema: dict[str, Any] | None = None, place: int = 0) -> str:
+        """Return the options of a row, as JSON text. place: of its choice, which has a seed of its own."""
+        stop = [self.stop] if isinstance(self.stop, str) else self.stop
+        seed = None if self.seed is None else (self.seed + place) % (1 << 63)
+        own = {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": self.max_tokens,
+            "stop": stop,
+            "seed": seed,
+            "schema": schema,
+        }
+        return json.dumps({name: value for name, value in own.items() if value is not None})
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,53 +131,3 @@ def usage_of(generated: Sequence[Generated], choices: int = 1) -> Usage:
     """Return the usage of a request whose prompts were each answered by that many rows."""
     prompts = sum((one.usage for one in generated[::choices]), Usage())
     return Usage(prompts.prompt, prompts.cached, sum(one.usage.generated for one in generated))
-
-
-def options(body: Mapping[str, Any]) -> str:
-    """Return the options of a row that a body sets, as JSON text. Raises `BodyFault`."""
-    refuse(body, NEUTRAL)
-    found = {name: value for name in _NUMBERS if (value := _number(body, name)) is not None}
-    if "max_completion_tokens" in found:
-        found["max_tokens"] = found.pop("max_completion_tokens")
-    stops = _stops(body.get("stop"))
-    schema = _schema(body.get("response_format"))
-    found |= {"stop": stops} if stops else {}
-    found |= {} if schema is None else {"schema": schema}
-    return json.dumps(found)
-
-
-def _number(body: Mapping[str, Any], name: str) -> Any:
-    value = body.get(name)
-    kinds, least, most = _NUMBERS[name]
-    if value is None:
-        return None
-    is_number = isinstance(value, int | float) and isinstance(value, kinds) and not isinstance(value, bool)
-    if not is_number or not least <= value <= most:
-        raise BodyFault(f"'{name}' must be a number from {least:g} to {most:g}.", name, "invalid_value")
-    return value
-
-
-def _stops(given: Any) -> list[str]:
-    stops = [given] if isinstance(given, str) else given or []
-    if not isinstance(stops, list) or len(stops) > MAX_STOPS or not all(isinstance(one, str) and one for one in stops):
-        raise BodyFault(f"'stop' must be a text, or a list of up to {MAX_STOPS} texts.", "stop", "invalid_value")
-    return stops
-
-
-def _schema(given: Any) -> dict[str, Any] | None:
-    kind = given.get("type") if isinstance(given, dict) else given
-    match kind:
-        case None | "text":
-            return None
-        case "json_object":
-            return {"type": "object"}
-        case "json_schema":
-            about = given.get("json_schema")
-            schema = about.get("schema") if isinstance(about, dict) else None
-            if isinstance(schema, dict):
-                return schema
-    raise BodyFault(
-        "'response_format' must have the type 'text', 'json_object', or 'json_schema' with a schema.",
-        "response_format",
-        "invalid_value",
-    )

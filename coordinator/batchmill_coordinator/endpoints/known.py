@@ -8,6 +8,7 @@ from batchmill_coordinator.endpoints.chat import ChatCompletions
 from batchmill_coordinator.endpoints.completions import Completions
 from batchmill_coordinator.endpoints.embeddings import Embeddings
 from batchmill_coordinator.endpoints.operators import PREFIX, OperatorCalls
+from batchmill_coordinator.endpoints.responses import Responses
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,8 +17,9 @@ if TYPE_CHECKING:
     from batchmill.storage.served_models import ModelKind
     from batchmill_coordinator.endpoints.base import Endpoint
 
-ENDPOINTS: dict[str, Endpoint] = {one.url: one for one in (Embeddings(), ChatCompletions(), Completions())}
-BY_KIND: dict[ModelKind, Endpoint] = {one.kind: one for one in ENDPOINTS.values() if one.kind is not None}
+_OF_KINDS: tuple[Endpoint, ...] = (Embeddings(), ChatCompletions(), Completions())
+ENDPOINTS: dict[str, Endpoint] = {one.url: one for one in (*_OF_KINDS, Responses())}
+BY_KIND: dict[ModelKind, Endpoint] = {one.kind: one for one in _OF_KINDS if one.kind is not None}
 MAX_NAME_CHARS = 128
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from batchmill.clock import Clock
+    from batchmill.fleet import PoolScale
     from batchmill.ledger import Ledger
     from batchmill.ledger.formats.work import Work
     from batchmill.ledger.views.overview import QueueHead
@@ -91,10 +92,11 @@ class PoolBacklog:
     def _read(self) -> list[PoolStatus]:
         work, views = self._ledger.overview.work(), self._fleet.pools()
         loads = pool_loads(work, read_heads(self._ledger, work, views), self._ledger.now_ms())
-        return [pool_status(name, load, views.get(name, EMPTY)) for name, load in loads.items()]
+        scales = self._ledger.scale.decisions()
+        return [pool_status(name, load, views.get(name, EMPTY), scales.get(name)) for name, load in loads.items()]
 
 
-def pool_status(name: str, load: PoolLoad, view: PoolView) -> PoolStatus:
+def pool_status(name: str, load: PoolLoad, view: PoolView, scale: PoolScale | None = None) -> PoolStatus:
     """Describe a pool for users. Pure."""
     return PoolStatus(
         name=name,
@@ -106,5 +108,6 @@ def pool_status(name: str, load: PoolLoad, view: PoolView) -> PoolStatus:
         shards_waiting=load.shards_waiting,
         rows_waiting=load.rows,
         oldest_queued_s=load.oldest_queued_s,
+        scale=scale,
         mixed=view.mixed,
     )

@@ -18,6 +18,7 @@ import pyarrow as pa
 
 from batchmill.errors import InvalidRows
 from batchmill.json_values import find_fault, printable
+from batchmill.storage.served_models import find_model
 from batchmill_coordinator.endpoints.base import BodyFault
 from batchmill_coordinator.inspection.request_rows import table_from_json
 
@@ -166,7 +167,7 @@ class BatchReader:
         if body.get("stream"):
             raise BodyFault("Streaming is not supported in the Batch API.", "stream", "streaming_unsupported")
         model = self._model_of(body) if self._endpoint.kind else None
-        served = None if model is None else self._models[model]
+        served = None if model is None else find_model(self._models, model)
         read = self._endpoint.rows(body, served)
         for row in read.rows:
             taken = next((name for name in row if name in OWN.names), None)
@@ -190,7 +191,7 @@ class BatchReader:
         name = body.get("model")
         if not isinstance(name, str) or not name:
             raise BodyFault("Model parameter is required.", "model")
-        model = self._models.get(name)
+        model = find_model(self._models, name)
         if model is None or model.answers != self._endpoint.kind:
             shown = name[:128]
             raise BodyFault(
@@ -216,7 +217,8 @@ class BatchReader:
         self._pending, self._pending_bytes = [], 0
 
     def _table(self) -> pa.Table:
-        schema = self._endpoint.row_schema(self._models[self._found.model] if self._found.model else None)
+        model = self._found.model
+        schema = self._endpoint.row_schema(find_model(self._models, model) if model else None)
         if schema is not None:
             return pa.Table.from_pylist(self._pending, pa.schema([*schema, *OWN]))
         own = pa.Table.from_pylist(self._pending, OWN)

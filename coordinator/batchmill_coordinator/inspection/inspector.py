@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidSource
@@ -22,6 +23,18 @@ if TYPE_CHECKING:
     from batchmill.jobs.files import FileSource, UploadSource
     from batchmill.processes.inspectors import InspectorPool
     from batchmill.storage.served_models import ServedModel
+
+
+@dataclass(frozen=True, slots=True)
+class SampleFacts:
+    """What is known of a sample of a source, and of the source. kept: rows in the upload; the others are as it."""
+
+    rows: int
+    is_exact: bool
+    read: int
+    unreadable: int
+    kept: int
+    is_complete: bool
 
 
 class Inspector:
@@ -60,6 +73,10 @@ class Inspector:
         with _blaming("rows_arrow"):
             return self._pool.call(Task.READ_ROWS, {}, rows_arrow.encode()).data
 
+    def apart(self, name: str, source: Source) -> Source:
+        """Return a source that is described under a name, as a job's is, of which nothing is read in this process."""
+        return InspectedSource(name, source, self)
+
     def split(self, job_id: str, cursor: str, max_rows: int, max_bytes: int) -> NextSplit:
         """Split off the next rows of a job's source, as `Splitter.next_split` does for a splitter at the cursor."""
         asked = {"job": job_id, "cursor": cursor, "rows": max_rows, "bytes": max_bytes}
@@ -89,6 +106,12 @@ class Inspector:
             ).value
         faults = [LineFault(**fault) for fault in answer.pop("faults")]
         return ReadLines(faults=faults, **answer)
+
+    def sample(self, description: SourceDescription, upload_id: str) -> SampleFacts:
+        """Read a sample of a source into the one part of an upload."""
+        with _blaming("the source"):
+            answer = self._pool.call(Task.SAMPLE, {"upload": upload_id}, description.to_json())
+        return SampleFacts(**answer.value)
 
 
 @contextmanager

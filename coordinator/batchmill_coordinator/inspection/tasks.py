@@ -13,13 +13,14 @@ from batchmill.errors import InvalidRequest, InvalidRows
 from batchmill.jobs.files import FileSource, upload_part
 from batchmill.jobs.shard import Slice
 from batchmill.processes.messages import Message
-from batchmill.sources import describe, describe_upload
+from batchmill.sources import SourceDescription, describe, describe_upload
 from batchmill.sources.base import End, InputSplit, NotYet
 from batchmill.storage.served_models import ServedModel
 from batchmill.workspace import Workspace, stream_from_table
 from batchmill_coordinator.endpoints.known import endpoint_of
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits, check_file, table_from_base64
 from batchmill_coordinator.inspection.batch_lines import BatchReader
+from batchmill_coordinator.inspection.source_sample import read_sample
 
 if TYPE_CHECKING:
     from batchmill.settings import CoordinatorSettings
@@ -39,6 +40,7 @@ class Task(StrEnum):
     SPLIT = "split"
     READ = "read"
     READ_BATCH = "read_batch"
+    SAMPLE = "sample"
 
 
 @dataclass(slots=True)
@@ -78,8 +80,27 @@ class Tasks:
                 return Message({"bad": [astuple(one) for one in found.bad]}, stream_from_table(found.table))
             case Task.READ_BATCH:
                 return Message(asdict(self._read_batch(value)))
+            case Task.SAMPLE:
+                return Message(self._sample(value["upload"], SourceDescription.from_json(asked.data)))
             case never:
                 assert_never(never)
+
+    def _sample(self, upload: str, description: SourceDescription) -> dict[str, Any]:
+        """Read a sample of a source into the one part of an upload."""
+        source = self._workspace.open_described(f"{upload}-staged", description)
+        try:
+            found = read_sample(source, description.nbytes / description.rows if description.rows else 0.0)
+        finally:
+            self._workspace.delete_staged(f"{upload}-staged")
+        self._workspace.blobs.put_table(upload_part(upload, 0), found.table)
+        return {
+            "rows": found.rows,
+            "is_exact": found.is_exact,
+            "read": found.read,
+            "unreadable": found.unreadable,
+            "kept": found.table.num_rows,
+            "is_complete": found.is_complete,
+        }
 
     def _read_batch(self, value: dict[str, Any]) -> ReadLines:
         """Read the file of a batch into an upload: {"file": blob, "upload", "url", "models": {name: model}}."""

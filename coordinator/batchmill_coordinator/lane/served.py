@@ -6,10 +6,11 @@ import logging
 import threading
 from typing import TYPE_CHECKING, Literal
 
-from batchmill.errors import ServiceUnavailable
+from batchmill.errors import InvalidParams, ServiceUnavailable
 from batchmill.jobs.job import DEFAULT_TENANT
 from batchmill.ledger.formats.lane_messages import LoadRequest
 from batchmill.processes.guarded_thread import GuardedThread
+from batchmill_coordinator.admission.param_checks import check_params
 from batchmill_coordinator.endpoints.known import served_params
 from batchmill_coordinator.lane.target import LaneTarget, is_loaded
 
@@ -39,6 +40,7 @@ class ServedModelLoader:
         self._lane = ledger.lane
         self._fleet = fleet
         self._served = served
+        self._failures: dict[str, str] = {}  # that are in the log
         self._stopping = threading.Event()
         self._thread = GuardedThread("served models", self._run)
 
@@ -52,17 +54,24 @@ class ServedModelLoader:
         self._stopping.set()
         self._thread.join()
 
-    def state(self, name: str, model: ServedModel) -> ModelState:
-        """Return the state of a model. Raises `ServiceUnavailable`."""
+    def state(self, name: str, model: ServedModel) -> tuple[ModelState, str | None]:
+        """Return the state of a model, and why if it has failed. Raises `ServiceUnavailable`."""
         operator, pool = self._fleet.operator(model.operator), self._fleet.pools().get(model.pool)
-        if operator is None or pool is None:
-            return "idle"
+        if pool is None or not pool.members:
+            return "idle", None
+        if operator is None:
+            return "failed", f"no worker has an operator {model.operator!r}."
         target = served_target(name, model, operator)
         if is_loaded(target, pool):
-            return "ready"
+            return "ready", None
+        try:
+            check_params(operator, target.params)
+        except InvalidParams as error:
+            return "failed", str(error)
         if any(target.model in worker.loading for worker in pool.members):
-            return "loading"
-        return "idle" if self._lane.load_failure(target.pool, target.model) is None else "failed"
+            return "loading", None
+        failure = self._lane.load_failure(target.pool, target.model)
+        return ("idle", None) if failure is None else ("failed", str(failure["error"]["message"]))
 
     def _run(self) -> None:
         while not self._stopping.wait(INTERVAL_S):
@@ -74,7 +83,11 @@ class ServedModelLoader:
     def _load_missing(self) -> None:
         for name, model in self._served.models.items():
             operator = self._fleet.operator(model.operator)
-            if operator is not None and model.preload and self.state(name, model) == "idle":
+            state, why = self.state(name, model)
+            if why is not None and self._failures.get(name) != why:
+                log.error("the served model %r cannot be loaded: %s", name, why)
+                self._failures[name] = why
+            if operator is not None and model.preload and state == "idle":
                 target = served_target(name, model, operator)
                 request = LoadRequest(DEFAULT_TENANT, target.model, target.operator, target.params)
                 self._lane.request_load(target.pool, request)

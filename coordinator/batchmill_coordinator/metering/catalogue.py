@@ -29,6 +29,14 @@ MESSAGES_REDELIVERED = Metric(
     OF_STAGE,
 )
 
+WEBHOOK_TRIES = Metric(
+    "batchmill_webhook_tries_total",
+    COUNTER,
+    "Messages that were sent to receivers of webhooks, by what became of them: delivered, pending (sent again later), "
+    "given_up",
+    ("outcome",),
+)
+
 LANE_REQUESTS = Metric(
     "batchmill_lane_requests_total",
     COUNTER,
@@ -77,11 +85,12 @@ ROWS = Metric(
     "batchmill_rows", GAUGE, "Rows of jobs that have not ended, by state: left, done, dead", (*OF_WORK, "state")
 )
 DEPTH_SHARDS = Metric(
-    "batchmill_queue_depth_shards", GAUGE, "Shards that wait or run, of jobs that may run; for scaling", ("pool",)
+    "batchmill_queue_depth_shards",
+    GAUGE,
+    "Shards that wait or run, of jobs that may run; bounded by the planner",
+    ("pool",),
 )
-DEPTH_ROWS = Metric(
-    "batchmill_queue_depth_rows", GAUGE, "Rows neither done nor dead, of jobs that may run; for scaling", ("pool",)
-)
+DEPTH_ROWS = Metric("batchmill_queue_depth_rows", GAUGE, "Rows neither done nor dead, of jobs that may run", ("pool",))
 OLDEST = Metric(
     "batchmill_oldest_wait_seconds",
     GAUGE,
@@ -90,6 +99,12 @@ OLDEST = Metric(
 )
 AT_RISK = Metric(
     "batchmill_jobs_deadline_at_risk", GAUGE, "Jobs that will miss their deadline at their current speed", ("pool",)
+)
+WORKERS_WANTED = Metric(
+    "batchmill_workers_wanted", GAUGE, "Workers that a pool needs to do what is left in its target time", ("pool",)
+)
+DRAIN = Metric(
+    "batchmill_pool_drain_seconds", GAUGE, "Time that the workers of a pool need for what is left, if known", ("pool",)
 )
 WORKERS = Metric("batchmill_workers", GAUGE, "Workers of a pool, a device process each", ("pool",))
 REVISIONS = Metric(
@@ -102,11 +117,29 @@ CAPACITY = Metric("batchmill_pool_capacity_shards", GAUGE, "Shards that the work
 OVER_BUDGET = Metric(
     "batchmill_jobs_over_budget", GAUGE, "Jobs that are paused because their budget is used up", ("pool",)
 )
+STREAM_LAG = Metric("batchmill_stream_lag_rows", GAUGE, "Rows that wait in streams, not yet planned", ("pool",))
+STREAM_DELAY = Metric(
+    "batchmill_stream_watermark_delay_seconds", GAUGE, "How old the watermark of the latest stream is", ("pool",)
+)
+STREAMS_AWAY = Metric("batchmill_streams_away", GAUGE, "Jobs whose stream does not answer", ("pool",))
+STREAM_ROWS_LOST = Metric(
+    "batchmill_stream_rows_lost",
+    GAUGE,
+    "Rows of live jobs that streams had deleted before they were planned",
+    ("pool",),
+)
 LEASES = Metric("batchmill_leases", GAUGE, "Attempts that run under a lease")
 LEASES_EXPIRED = Metric("batchmill_leases_expired", GAUGE, "Attempts whose lease has expired")
 LEDGER_MEMORY = Metric("batchmill_ledger_memory_bytes", GAUGE, "Memory that the ledger's server uses")
 DISK_FREE = Metric("batchmill_disk_free_bytes", GAUGE, "Free space on the disk of a folder", ("folder",))
 DISK_SIZE = Metric("batchmill_disk_size_bytes", GAUGE, "Size of the disk of a folder", ("folder",))
+
+TREND = Metric(
+    "batchmill_operator_slowdown_ratio",
+    GAUGE,
+    "Device time a unit over that before its last change, which noise does not explain; 1 without such a change",
+    ("operator", "params", "device_type", "changed"),
+)
 
 DEVICE_TIME = Metric(
     "batchmill_device_seconds_total", COUNTER, "Device time charged to jobs, by part", (*OF_WORK, "part")
@@ -136,6 +169,7 @@ COORDINATOR_METRICS = (
     ROWS_SETTLED,
     DEAD_LETTERS,
     MESSAGES_REDELIVERED,
+    WEBHOOK_TRIES,
     LANE_REQUESTS,
     LANE_FIRST_OUTPUT,
     LANE_SECONDS,
@@ -162,14 +196,21 @@ LEADER_METRICS = (
     OLDEST,
     AT_RISK,
     WORKERS,
+    WORKERS_WANTED,
+    DRAIN,
     CAPACITY,
     REVISIONS,
     OVER_BUDGET,
+    STREAM_LAG,
+    STREAM_DELAY,
+    STREAMS_AWAY,
+    STREAM_ROWS_LOST,
     LEASES,
     LEASES_EXPIRED,
     LEDGER_MEMORY,
     DISK_FREE,
     DISK_SIZE,
+    TREND,
     DEVICE_TIME,
     MONEY,
     ROWS_CHARGED,

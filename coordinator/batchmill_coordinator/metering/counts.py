@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from batchmill.jobs.dead_letters import WORKER_LOST
 from batchmill.jobs.job import JobState
 from batchmill.jobs.retry import DeadLetter, GiveUp, Requeue, Split
+from batchmill.jobs.webhooks.delivery import DeliveryState
 from batchmill.telemetry.metrics import DEAD_LETTERS, MAX_STAGE_NAMES, RETRIES, ROWS_SETTLED, BoundedNames
 from batchmill_coordinator.metering import catalogue
 
@@ -37,6 +38,9 @@ class RoleMetrics:
         self._retries = RETRIES.counter(registry)
         self._rows = ROWS_SETTLED.counter(registry)
         self._dead_letters = DEAD_LETTERS.counter(registry)
+        self._webhook_tries = catalogue.WEBHOOK_TRIES.counter(registry)
+        for outcome in DeliveryState:
+            self._webhook_tries.labels(outcome)
 
     def submitted(self, spec: StageSpec) -> None:
         """Count a job that was accepted."""
@@ -58,6 +62,10 @@ class RoleMetrics:
     def message_redelivered(self, spec: StageSpec) -> None:
         """Count a message that was not claimed in time and is published again."""
         self._messages_redelivered.labels(*self._work(spec)).inc()
+
+    def webhook_tried(self, outcome: DeliveryState) -> None:
+        """Count a message that was sent, or could not be."""
+        self._webhook_tries.labels(outcome).inc()
 
     def lost(self, spec: StageSpec, decision: Requeue | Split | DeadLetter | GiveUp) -> None:
         """Count an attempt that was lost, and what follows."""

@@ -18,19 +18,24 @@ from batchmill_coordinator.fleet.pools import view_pools
 from batchmill_coordinator.metering import catalogue
 from batchmill_coordinator.metering.costs import cost_metrics
 from batchmill_coordinator.metering.counts import MAX_POOLS
+from batchmill_coordinator.metering.streams import stream_metrics
 from batchmill_coordinator.metering.work import names_of, work_sums
+from batchmill_coordinator.status.trends import read_trends
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client import Metric
 
     from batchmill.clock import Clock
+    from batchmill.fleet import PoolScale
     from batchmill.ledger import Ledger
     from batchmill_coordinator.fleet.pools import PoolView
     from batchmill_coordinator.metering.work import WorkSums
 
 READING_TTL_S = 1.0
+TRENDS_TTL_S = 60.0  # a change shows after some jobs
+MAX_STREAMS = 1000  # jobs over streams that are summed up: the oldest
 MAX_DEADLINES = 200  # jobs whose deadline is checked for whether it can be met: those with the nearest
 READING_TIMEOUT_S = 5.0
 """How long a caller waits for a reading that another one has begun."""
@@ -58,6 +63,7 @@ class LedgerCollector(Collector):
         self._clock = clock
         self._folders = folders
         self._currency = currency
+        self._trends = Fresh(lambda: read_trends(ledger), TRENDS_TTL_S, clock)
         self._latest = Fresh(lambda: list(self._read()), READING_TTL_S, clock)
 
     def collect(self) -> Iterable[Metric]:
@@ -91,16 +97,23 @@ class LedgerCollector(Collector):
         names = names_of(pools, heads, MAX_POOLS)
         with_deadlines = ledger.jobs.read_many(ledger.index.with_deadlines(MAX_DEADLINES))
         work = work_sums(found, loads, with_deadlines, names, survey.now_ms / 1000)
+        reading_streams = ledger.jobs.read_many(ledger.streams.live_jobs()[:MAX_STREAMS])
         memory, today = survey.memory_bytes, datetime.fromtimestamp(survey.now_ms / 1000, UTC).date()
         return [
             *_of_work(work),
             *_of_pools(work, pools),
+            *_of_scale(ledger.scale.decisions(), names),
+            *stream_metrics(reading_streams, names, survey.now_ms / 1000),
             catalogue.UNREADABLE.read([((), self._unreadable())]),
             catalogue.JOBS_KEPT.read([((), survey.jobs_kept)]),
             catalogue.LEASES.read([((), survey.leases)]),
             catalogue.LEASES_EXPIRED.read([((), survey.leases_expired)]),
             catalogue.LEDGER_MEMORY.read([] if memory is None else [((), memory)]),
             *self._of_disks(),
+            catalogue.TREND.read(
+                ((one.operator, one.params, one.device_type, one.changed_names), one.shift.ratio if one.shift else 1.0)
+                for one in self._trends.get(READING_TIMEOUT_S)
+            ),
             *cost_metrics(ledger.costs.totals(), found, today, self._currency),
         ]
 
@@ -119,6 +132,12 @@ def _of_work(work: WorkSums) -> Iterator[Metric]:
     yield catalogue.JOBS.read(work.jobs.items())
     yield catalogue.SHARDS.read(work.shards.items())
     yield catalogue.ROWS.read(work.rows.items())
+
+
+def _of_scale(scales: Mapping[str, PoolScale], names: Mapping[str, str]) -> Iterator[Metric]:
+    named = [scale for pool, scale in scales.items() if names.get(pool) == pool]
+    yield catalogue.WORKERS_WANTED.read(((one.pool,), one.workers_wanted) for one in named)
+    yield catalogue.DRAIN.read(((one.pool,), one.drain_s) for one in named if one.drain_s is not None)
 
 
 def _of_pools(work: WorkSums, pools: dict[str, PoolView]) -> Iterator[Metric]:

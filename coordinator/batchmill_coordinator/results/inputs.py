@@ -15,19 +15,29 @@ from batchmill_coordinator.results.stage_source import StageSource
 if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.sources.base import Source
+    from batchmill.streams.watched_folder import FileInspector
     from batchmill.workspace import Workspace
 
 UNACCEPTED_MS = 600_000
 """After this time a reader that the ledger does not know was not accepted."""
 
 
-def open_input(ledger: Ledger, workspace: Workspace, record: JobRecord, stage: int, inline: bytes | None) -> Source:
+def open_input(
+    ledger: Ledger,
+    workspace: Workspace,
+    record: JobRecord,
+    stage: int,
+    inline: bytes | None,
+    inspector: FileInspector | None = None,
+) -> Source:
     """Open what a stage reads. inline: the rows that were sent with the job, for its first stage.
+
+    inspector: reads the files of a watched folder.
 
     Raises `NotFound` when files of the job are gone, `InvalidSource` if the job whose results it reads is.
     """
     if stage == FIRST_STAGE and record.spec.stream is not None:
-        return open_stream(ledger, workspace, record.spec.stream)
+        return open_stream(ledger, workspace, record.id, record.spec.stream, inspector)
     if stage != FIRST_STAGE or isinstance(record.spec.source, ResultsSource):
         return open_stage_input(ledger, workspace, record, stage)
     return workspace.open_source(record.id, record.spec, inline)

@@ -13,6 +13,7 @@ from batchmill.columns import encode_schema
 from batchmill.errors import DamagedData, NotFound
 from batchmill.jobs.shard import ShardId, format_shard_id
 from batchmill.jobs.stages import last_stage
+from batchmill.jobs.streams.kept import KeptShards
 from batchmill.ledger.formats.settlement import SplitUp
 from batchmill.sinks import Manifest, columns_of
 from batchmill.workspace import table_from_stream
@@ -41,9 +42,12 @@ class SettledShard:
 
 
 def settled_shards(ledger: Ledger, record: JobRecord, stage: int, start: int = 0) -> Iterator[SettledShard]:
-    """Yield the planned shards of a stage from number `start` on, with what is settled of each."""
+    """Yield the planned shards of a stage from number `start` on, with what is settled of each.
+
+    Of a job over a stream, those whose results are still kept.
+    """
     planned = record.stages[stage].shards_planned
-    for first in range(start, planned, LOOK_AHEAD):
+    for first in range(max(start, KeptShards.parse(record.stages[stage].kept).first), planned, LOOK_AHEAD):
         numbers = range(first, min(first + LOOK_AHEAD, planned))
         found = ledger.results.settled(record.id, stage, [ShardId((number,)) for number in numbers])
         for number, settled in zip(numbers, found, strict=True):

@@ -172,7 +172,7 @@ class BatchKeeper:
             name = batch.endpoint.removeprefix(PREFIX)
             model = self._served.get(name) or ServedModel(operator=name)
         else:
-            found = self._served.get(batch.model or "")
+            found = self._served.find(batch.model or "")
             if found is None:
                 raise InvalidRequest(f"The model {batch.model!r} is not served any more.", field="model")
             model = found

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.backoff import Backoff
 from batchmill.clock import SystemClock
-from batchmill.errors import BatchmillError, NotFound, ServiceUnavailable, StorageError, StreamUnavailable
+from batchmill.errors import BatchmillError, NotFound, Overloaded, ServiceUnavailable, StorageError, StreamUnavailable
 from batchmill.jobs.job import JobError, JobState
 from batchmill.jobs.job_log import LogEvent, LogLevel
 from batchmill.json_values import printable
@@ -161,9 +161,14 @@ class JobGuard:
 
 @contextmanager
 def apart(what: str) -> Iterator[None]:
-    """Do a part of a step that is about no job; what fails is logged. Raises `ServiceUnavailable`, and nothing else."""
+    """Do a part of a step that is about no job; what fails is logged. Raises `ServiceUnavailable`, and nothing else.
+
+    `Overloaded` is no reason to end a step: one tenant has used up a limit.
+    """
     try:
         yield
+    except Overloaded as error:
+        log.warning("%s has to wait: %s", what, reason_of(error))
     except ServiceUnavailable:
         raise
     except Exception as error:  # what one part raises must not keep the others from their turn

@@ -37,7 +37,7 @@ from batchmill.jobs.stage_cost import first_rows
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.ledger.plan_step import PlanStep
 from batchmill.ledger.scripting.calls import PlanAnswer
-from batchmill.sources.base import End, EndlessSource, InputSplit, NotYet, RowCount
+from batchmill.sources.base import End, InputSplit, NotYet, RowCount
 from batchmill.telemetry.log_context import about
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 from batchmill_coordinator.roles.job_guard import JobGuard
@@ -262,7 +262,7 @@ class Planner:
                 self._keep_open(one.key, opened)
                 self._waits.begin(one.key, opened.source, opened.splitter, opened.cursor)
                 return
-            total = _total(opened, draft)
+            total = _total(one, opened, draft)
             _require_every_row(one, draft, total)
             if draft.at_end and total is not None and not total.exact:
                 total = RowCount(one.stage.rows_planned + draft.rows, exact=True)
@@ -308,7 +308,7 @@ class Planner:
 
     def _next_rows(self, one: JobStage, draft: _Draft, opened: OpenSource, pool: PoolView, first: int) -> int:
         stage = one.stage
-        total = _total(opened, draft)
+        total = _total(one, opened, draft)
         progress = StageProgress(
             rows_timed=stage.rows_timed,
             busy_s=one.busy_us / 1e6,
@@ -346,9 +346,10 @@ class Planner:
             opened.splitter.close()
 
 
-def _total(opened: OpenSource, draft: _Draft) -> RowCount | None:
-    """Return how many rows a source has, as far as is known; None for one without an end."""
-    return None if isinstance(opened.source, EndlessSource) else opened.source.count(draft.cursor)
+def _total(one: JobStage, opened: OpenSource, draft: _Draft) -> RowCount | None:
+    """Return how many rows a source has, as far as is known; None in a job over a stream that is not drained."""
+    is_endless = one.job.spec.stream is not None and not one.job.first.planned
+    return None if is_endless else opened.source.count(draft.cursor)
 
 
 def _require_every_row(one: JobStage, draft: _Draft, total: RowCount | None) -> None:

@@ -65,7 +65,7 @@ class StreamWaits:
             else:
                 is_news = source.wait(cursor, WAIT_S)
         except BatchmillError:
-            is_news = True  # the planner is told the same
+            is_news = True  # the planner meets the same error
         finally:
             with self._lock:
                 self._idle.discard(key)

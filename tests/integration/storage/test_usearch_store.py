@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -31,7 +32,9 @@ class TestUsearch(StoreContract):
         assert self.files() == {f"v00000001/{name}" for name in ("rows.arrow", "index.usearch", "about.json")}
         rows = pa.ipc.open_file(Path(self.to) / "v00000001/rows.arrow").read_all()
         wanted = FIRST[7].pieces[2]
-        keys = Index.restore(f"{self.to}/v00000001/index.usearch").search(vector_of(wanted), 1).keys
+        index = Index.restore(f"{self.to}/v00000001/index.usearch")
+        assert index is not None
+        keys = index.search(vector_of(wanted), 1).keys
         assert rows["text"][int(keys[0])].as_py() == wanted
 
     def test_a_file_or_a_folder_that_no_sink_has_made_is_left_as_it_is(self) -> None:
@@ -92,5 +95,10 @@ class TestUsearch(StoreContract):
 
         build = Build(OLD, sink, rows.schema)
         self.open().publish(build, [self.open().write(build, "0-a1", rows)])
-        for where, count in [({"when": None}, 4), ({"when": {"ne": None}}, 2), ({"when": {"gt": "2026-01-15"}}, 1)]:
+        cases: list[tuple[dict[str, Any], int]] = [
+            ({"when": None}, 4),
+            ({"when": {"ne": None}}, 2),
+            ({"when": {"gt": "2026-01-15"}}, 1),
+        ]
+        for where, count in cases:
             assert self.open().search(sink, vector_of("x"), 10, where, ["text"]).num_rows == count

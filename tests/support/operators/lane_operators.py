@@ -109,16 +109,18 @@ class Speaker:
         self.engine = WordEngine()
         self._lock = threading.Lock()
 
-    def render(self, row: Mapping[str, Any], path: RowPath, failures: int) -> Generation:  # noqa: ARG002  # no seed
+    def render(self, row: Mapping[str, Any], path: RowPath, failures: int) -> Sequence[Generation]:  # noqa: ARG002  # no seed
         message = row["messages"][-1]
         if message["content"] == "refuse":
             raise batchmill.RowError("I was told to refuse")
         draft = Draft((Message(message["role"], (Segment(message["content"]),)),))
         options = json.loads(row.get("options") or "{}")
         sampling = Sampling(options.get("max_tokens") or 1000)
-        return Generation(next(_numbers), self.engine.render(draft, sampling, "error"), sampling, 0)
+        return (Generation(next(_numbers), self.engine.render(draft, sampling, "error"), sampling, 0),)
 
-    def result(self, generation: Generation, answer: Answer) -> dict[str, Any]:  # noqa: ARG002  # the contract's
+    def result(self, generations: Sequence[Generation], answers: Sequence[Answer]) -> dict[str, Any]:
+        assert len(generations) == 1
+        (answer,) = answers
         return {
             "text": answer.text,
             "finish_reason": answer.finish_reason,

@@ -10,7 +10,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from batchmill.cli import main
-from batchmill.cli.fleet import parameters
+from batchmill.cli.fleet.workers import parameters
 from batchmill.errors import StorageError
 from batchmill.jobs.files import FileSource
 from batchmill.jobs.job import JobState

@@ -47,15 +47,23 @@ def divide(cores: Cores, slots: int, *, pin: bool = True) -> list[CoreShare]:
     container would pin itself to the first cores.
     """
     logical = [number for together in cores.siblings for number in together]
-    limit = len(cores.siblings)
+    limit = usable_count(cores)
     if cores.quota is not None and cores.quota < len(logical):
-        limit, pin = min(limit, math.floor(cores.quota)), False
+        pin = False
     if slots == 1 or slots > len(logical) or not pin:
         return [CoreShare(None, max(1, limit // slots))] * slots
     units = list(cores.siblings) if slots <= len(cores.siblings) else [(number,) for number in logical]
     return [
         CoreShare(tuple(number for unit in part for number in unit), threads=len(part)) for part in _parts(units, slots)
     ]
+
+
+def usable_count(cores: Cores) -> int:
+    """Return how many physical cores may be busy at a time; 0 for a quota below one."""
+    logical = sum(map(len, cores.siblings))
+    if cores.quota is not None and cores.quota < logical:
+        return min(len(cores.siblings), math.floor(cores.quota))
+    return len(cores.siblings)
 
 
 def usable_cores(cgroups: Path = CGROUPS, topology: Path = TOPOLOGY, membership: Path = Path("/proc/self")) -> Cores:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.jobs.frozen import Frozen
 from batchmill_worker.devices.base import DeviceKind
-from batchmill_worker.devices.cores import Cores, CoreShare, divide
+from batchmill_worker.devices.cores import Cores, CoreShare, divide, usable_count
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -23,6 +23,7 @@ THREAD_VARIABLES = (
     "RAYON_NUM_THREADS",  # the tokenizers'
 )
 """The variables from which libraries read their number of threads; torch reads the first."""
+MAX_SLOTS = 256
 WAIT_POLICY = "OMP_WAIT_POLICY"
 """How idle OpenMP threads wait. By default they spin for a while, and take time from whatever shares their cores:
 tokenisation, storage, other slots."""
@@ -81,6 +82,16 @@ def place(
                 Placement(_identity(name, slot, group, slots_per_device), group, env, shares[slot].pinned)
             )
     return placements
+
+
+def most_slots(groups: Sequence[Group], cores: Cores) -> int:
+    """Return the most slots that a device is of use to: one on a GPU, which computes for one at a time, else its cores.
+
+    On a GPU several slots divide its memory, so a number above one is for its user to choose.
+    """
+    if any(group[0].kind is not DeviceKind.CPU for group in groups):
+        return 1
+    return min(max(usable_count(cores), 1), MAX_SLOTS)
 
 
 def _identity(name: str, slot: int, group: Group, slots_per_device: int) -> SlotIdentity:

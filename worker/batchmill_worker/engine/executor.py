@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from batchmill_worker.batching.packing import Rows
     from batchmill_worker.batching.sizing import Batching
     from batchmill_worker.engine.shard_result import ShardResult
+    from batchmill_worker.generation.base import BegunAnswer
     from batchmill_worker.models.ready_operator import ReadyOperator
     from batchmill_worker.runtime.device_time import AttemptUsage
 
@@ -53,6 +54,7 @@ class ShardTask:
     lineage: where each row is from; None: they are rows of the job's source.
     rows: the index of each row in the stage's input; None: from 0.
     failures: how often rows failed before, by their index in the table.
+    begun: answers that an earlier attempt has begun, in the same way.
     max_bytes: of results, beyond which to stop after the batch that passes it; None: no limit.
     save: stores what is settled so far, for the next attempt if this one is lost; None: nobody does. It does not raise.
     """
@@ -67,6 +69,7 @@ class ShardTask:
     lineage: pa.Table | None = None
     rows: Rows | None = None
     failures: Mapping[int, int] = field(default_factory=dict)
+    begun: Mapping[int, BegunAnswer] = field(default_factory=dict)
     max_bytes: int | None = None
     save: Callable[[ShardResult], None] | None = None
 

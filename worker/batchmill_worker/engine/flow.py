@@ -23,6 +23,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
 
 from batchmill.operators.row_errors import Stalled
+from batchmill_worker.generation.base import BegunAnswer
 from batchmill_worker.generation.placement import Placement
 from batchmill_worker.runtime.device import Turn
 from batchmill_worker.runtime.slot_board import Pulse
@@ -38,6 +39,8 @@ if TYPE_CHECKING:
 
 MAX_TURN_S = 10.0
 STEP_S = 0.05
+MIN_KEPT_TOKENS = 16
+"""Tokens of an answer that are worth keeping if it is interrupted: those of fewer are made again."""
 RESERVED = 2
 """Places that are kept for urgent rows, at most a quarter of all."""
 
@@ -54,6 +57,8 @@ class FlowShard:
     """One shard in the flow: what has ended of it, for the thread that runs it.
 
     on_text: called with each new piece of text of a row, by the thread that drives the engine.
+    begun: the answers that were interrupted when the shard left, by the index of their row.
+    begun_tokens: how many tokens were made for answers that another attempt can continue.
     """
 
     usage: AttemptUsage
@@ -64,6 +69,8 @@ class FlowShard:
     in_flight: int = 0
     busy_us: int = 0  # its share of the device's time so far
     error: BaseException | None = None
+    begun: dict[int, BegunAnswer] = field(default_factory=dict)
+    begun_tokens: int = 0
 
 
 @dataclass(eq=False)
@@ -75,6 +82,8 @@ class _Ticket:
     holding: ExitStack = field(default_factory=ExitStack)
     place: int = -1
     progressed_at: float = 0.0
+    pieces: list[str] = field(default_factory=list)  # of an answer that another attempt can continue
+    tokens: int = 0  # of them
 
 
 class Flow:
@@ -128,6 +137,8 @@ class Flow:
         with self._changed:
             shard.waiting += 1
             ticket = _Ticket(shard, index, generation)
+            ticket.pieces.append(generation.begun_text)
+            ticket.tokens = len(generation.begun_tokens)
             tokens, limit = generation.prompt.tokens, generation.sampling.max_tokens
             self._placement.add(ticket, tokens, limit, is_urgent=shard.is_urgent)
             self._changed.notify_all()
@@ -139,11 +150,25 @@ class Flow:
             if shard.error is not None:
                 raise shard.error
 
+    def begun(self, shard: FlowShard) -> dict[int, BegunAnswer]:
+        """Return the answers of a shard that another attempt can continue, as far as they are."""
+        with self._changed:
+            return shard.begun | self._begun_in_flight(shard)
+
+    def _begun_in_flight(self, shard: FlowShard) -> dict[int, BegunAnswer]:
+        model = self._engine.digest
+        return {
+            ticket.index: BegunAnswer("".join(ticket.pieces), ticket.tokens, model)
+            for ticket in self._in_flight.values()
+            if ticket.shard is shard and ticket.generation.may_continue and ticket.tokens >= MIN_KEPT_TOKENS
+        }
+
     def leave(self, shard: FlowShard) -> None:
         """Remove a shard, and end what is in flight of it; returns when its time is charged."""
         with self._changed:
             self._placement.remove(lambda ticket: ticket.shard is shard)
             shard.waiting = 0
+            shard.begun = self._begun_in_flight(shard)
             self._withdrawn += [ticket for ticket in self._in_flight.values() if ticket.shard is shard]
             self._changed.notify_all()
             self._changed.wait_for(lambda: not shard.in_flight)
@@ -221,6 +246,10 @@ class Flow:
             if ticket is None:
                 return
             ticket.progressed_at = self._clock.monotonic()
+            if ticket.generation.may_continue and not delta.is_end:
+                ticket.pieces.append(delta.text)
+                ticket.tokens += delta.tokens
+                ticket.shard.begun_tokens += delta.tokens
             if delta.text and ticket.shard.on_text is not None:
                 ticket.shard.on_text(ticket.index, delta.text)
             if delta.answer is not None:

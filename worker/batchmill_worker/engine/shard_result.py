@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import pyarrow as pa
 
     from batchmill_worker.batching.packing import Rows
+    from batchmill_worker.generation.base import BegunAnswer
     from batchmill_worker.runtime.failures import DeadRow
 
 
@@ -39,6 +42,7 @@ class ShardResult:
     made: tuple[str, ...] = ()  # the columns of the table that the operator made
     cached: Rows | None = None  # settled rows whose results were not computed, ascending; None: there are none
     is_full: bool = False  # whether they were left because the results are too many
+    begun: Mapping[int, BegunAnswer] = field(default_factory=dict)  # answers of rows that are not settled
 
     @property
     def rows_settled(self) -> int:

@@ -21,9 +21,9 @@ if TYPE_CHECKING:
 
     from batchmill_worker.generation.logprobs import TokenLogprob
 
-OnLong = Literal["error", "cut_left", "cut_right", "cut_middle", "drop_turns"]
-"""What becomes of a row whose prompt is too long: it fails, the longest text that a column gave is cut, or the oldest
-turns of a conversation are left out."""
+OnLong = Literal["error", "cut_left", "cut_right", "cut_middle", "drop_turns", "split"]
+"""What becomes of a row whose prompt is too long: it fails, the longest text that a column gave is cut, the oldest
+turns of a conversation are left out, or that text is split and each part is answered."""
 
 
 class TemplateFailed(RowError):
@@ -85,12 +85,29 @@ class Sampling:
 
 @dataclass(frozen=True, slots=True)
 class Generation:
-    """One row for an engine. number: unique in the process."""
+    """One row for an engine, or one part of a row that is split.
+
+    number: unique in the process.
+    may_continue: whether the rest of its answer is the same, to rounding, if another attempt makes it.
+    begun_text, begun_tokens: the beginning of the answer, which an earlier attempt has made.
+    """
 
     number: int
     prompt: Prompt
     sampling: Sampling
     seed: int
+    may_continue: bool = False
+    begun_text: str = ""
+    begun_tokens: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BegunAnswer:
+    """The beginning of an answer, kept for the next attempt. tokens: how many made it, at least. model: its digest."""
+
+    text: str
+    tokens: int
+    model: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,10 +124,14 @@ class Answer:
 
 @dataclass(frozen=True, slots=True)
 class Delta:
-    """What happened to a generation: new text, or its end by an answer or an error."""
+    """What happened to a generation: new text, or its end by an answer or an error.
+
+    tokens: how many tokens made the text, at least: a character may be of several.
+    """
 
     number: int
     text: str = ""
+    tokens: int = 0
     answer: Answer | None = None
     error: Exception | None = None
 
@@ -132,6 +153,7 @@ class EngineLimits:
     has_schemas, has_stops, has_seeds: whether it obeys a schema, stop texts, and the seed of a row.
     has_logprobs: whether it reports the likeliest tokens.
     is_exact: whether a row's likeliest tokens are the same whatever is computed beside it; else rounding may decide.
+    continues: whether it continues an answer from its beginning.
     """
 
     context: int | None
@@ -143,6 +165,7 @@ class EngineLimits:
     has_seeds: bool = True
     has_logprobs: bool = True
     is_exact: bool = True
+    continues: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +192,10 @@ class TextEngine(Protocol):
 
     def render(self, draft: Draft, sampling: Sampling, on_long: OnLong) -> Prompt:
         """Make the prompt of a row. Raises `ContextTooLong`."""
+        ...
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of a text that it has made; only of an engine that continues answers. For any thread."""
         ...
 
     def takes(self, sampling: Sampling) -> bool:

@@ -1,4 +1,4 @@
-"""Makes prompts fit into a context: cuts the longest text that a column gave, and never the template around it.
+"""Makes prompts fit into a context: cuts or splits the longest text that a column gave, never the template around it.
 
 Of a conversation, it can leave out the oldest turns instead.
 """
@@ -7,18 +7,20 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from dataclasses import replace
+from itertools import pairwise
 from typing import TYPE_CHECKING, Protocol
 
 from batchmill.operators.row_errors import ContextTooLong
 from batchmill_worker.generation.base import Prompt
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from batchmill_worker.generation.base import Draft, OnLong, Segment
 
 MAX_CUTS = 8
 """The ends of what is left may make other tokens than before, so a cut may have to be repeated."""
+MAX_PARTS = 64
 GAP = " … "
 _BROKEN = "\ufffd"  # what a cut leaves of a character of several tokens
 
@@ -83,6 +85,36 @@ def _without_oldest_turns(tokenizer: Tokenizer, draft: Draft, before: int, budge
     raise ContextTooLong(
         f"the prompt has {before} tokens, and the context has room for {max(budget, 0)}, too few for its last turn"
     )
+
+
+def fit_parts(render: Callable[[Draft], Prompt], draft: Draft) -> list[Prompt]:
+    """Split the longest text that a column gave, so that the prompt of each part fits; return one prompt if it fits.
+
+    render: makes a prompt, and raises `ContextTooLong`. Raises that if even `MAX_PARTS` parts are too long.
+    """
+    where, parts = _longest(draft), 1
+    while True:
+        try:
+            return [render(one) for one in _split(draft, where, parts)]
+        except ContextTooLong:
+            parts += max(parts // 4, 1)
+            if where is None or parts > MAX_PARTS:
+                raise
+
+
+def _split(draft: Draft, where: tuple[int, int] | None, parts: int) -> list[Draft]:
+    """Split a text of a draft into parts of about the same length, between words if there are any."""
+    if where is None or parts == 1:
+        return [draft]
+    text = _segment(draft, where).text
+    borders = [0]
+    for part in range(1, parts):
+        end = part * len(text) // parts
+        least = end - len(text) // parts // 4
+        border = max(text.rfind(" ", least, end), text.rfind("\n", least, end)) + 1
+        borders.append(border or end)
+    pieces = [text[start:end].strip() for start, end in pairwise([*borders, len(text)])]
+    return [_replaced(draft, where, piece) for piece in pieces if piece]
 
 
 def _cut(tokenizer: Tokenizer, tokens: tuple[int, ...], room: int, on_long: OnLong) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from batchmill.errors import InvalidParams, OperatorFailed
 from batchmill.operators.contract import BackendInfo, RowError
+from batchmill_worker.generation.answers import RowAnswers, joined
 from batchmill_worker.generation.base import Answer, Draft, Generation, Message, Prompt, Sampling, Segment
+from batchmill_worker.generation.fitting import fit_parts
 from batchmill_worker.generation.row_options import RowSchemas, read_options
 from batchmill_worker.generation.schemas import AnswerSchema
 from batchmill_worker.generation.seeds import row_seed
@@ -20,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from batchmill.columns.lineage import Path
-    from batchmill_worker.generation.base import OnLong, TextEngine
+    from batchmill_worker.generation.base import BegunAnswer, OnLong, TextEngine
 
 MADE = (
     "text",
@@ -36,6 +38,8 @@ MADE = (
 """The columns of a result."""
 LOGPROBS = "logprobs"
 """One more, if the operator asks for it."""
+PARTS = "parts"
+"""One more, if prompts that are too long are split: how many parts were answered."""
 
 TEST_TEXT = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19"
 OTHER_TEST_TEXT = "The quick brown fox jumps over the lazy dog. The quick brown fox jumps over"
@@ -68,6 +72,14 @@ class LanguageModelOperator:
             raise InvalidParams(
                 f"operator {operator!r}: 'on_long' is {settings.on_long!r}, but only the endpoint knows its tokens.",
                 hint="Use 'error', or split long texts with the operator 'chunk' in a stage before.",
+                operator=operator,
+                parameter="on_long",
+            )
+        if settings.on_long == "split" and (settings.schema is not None or settings.logprobs is not None):
+            raise InvalidParams(
+                f"operator {operator!r}: 'on_long' is 'split', so an answer may be of several, which a 'schema' and "
+                "'logprobs' do not describe.",
+                hint="Split long texts with the operator 'chunk' in a stage before.",
                 operator=operator,
                 parameter="on_long",
             )
@@ -157,28 +169,56 @@ class LanguageModelOperator:
         """Name the engine."""
         return BackendInfo(name=self.engine.name, precision=self.engine.precision)
 
-    def render(self, row: Mapping[str, Any], path: Path, failures: int) -> Generation:
-        """Make the request of a row. Raises `RowError`, `ContextTooLong` among them."""
+    def render(self, row: Mapping[str, Any], path: Path, failures: int) -> Sequence[Generation]:
+        """Make the requests of a row: one, unless it is split. Raises `RowError`, `ContextTooLong` among them."""
         options = read_options(self._operator, row, self._settings.options)
         sampling = options.sampling(self._sampling)
         if options.json_schema is not None:
             self._row_schemas.get(sampling.schema)
-        prompt = self.engine.render(self.draft(row), sampling, self._settings.on_long)
+        engine, settings = self.engine, self._settings
         own = options.seed is not None  # then it does not depend on the row's place
-        if own and sampling.temperature > 0 and not self.engine.limits.has_seeds:
-            raise RowError(f"the engine {self.engine.name!r} has no seeds")
-        seed = row_seed(options.seed or 0, (), failures) if own else row_seed(self._settings.seed or 0, path, failures)
-        return _generation(prompt, sampling, seed)
+        if own and sampling.temperature > 0 and not engine.limits.has_seeds:
+            raise RowError(f"the engine {engine.name!r} has no seeds")
+        base, of_row = (options.seed or 0, ()) if own else (settings.seed or 0, path)
+        if settings.on_long != "split":
+            prompt = engine.render(self.draft(row), sampling, settings.on_long)
+            return (self._generation(prompt, sampling, row_seed(base, of_row, failures)),)
+        if sampling.schema:
+            raise RowError("a row of an operator that splits long prompts cannot have a schema")
+        prompts = fit_parts(lambda draft: engine.render(draft, sampling, "error"), self.draft(row))
+        if len(prompts) == 1:
+            return (self._generation(prompts[0], sampling, row_seed(base, of_row, failures)),)
+        return [
+            _generation(prompt, sampling, row_seed(base, (*of_row, part), failures))
+            for part, prompt in enumerate(prompts)
+        ]
 
-    def result(self, generation: Generation, answer: Answer) -> dict[str, Any]:
-        """Make the result of a row. Raises `InvalidOutput` or `OutputTruncated` if the answer does not fit a schema.
+    def _generation(self, prompt: Prompt, sampling: Sampling, seed: int) -> Generation:
+        """Make a request. The state of a random generator, a grammar or a search for stop texts is in no answer."""
+        is_plain = not (sampling.temperature or sampling.schema or sampling.stop or sampling.logprobs is not None)
+        return _generation(prompt, sampling, seed, may_continue=is_plain and self.engine.limits.continues)
 
-        An answer of a row with a schema of its own may be cut: whoever brings the schema reads `finish_reason` too.
+    def resume(self, generation: Generation, begun: BegunAnswer) -> Generation:
+        """Continue an answer that an earlier attempt has begun, with the same model, if its tokens are known for sure.
+
+        Text that the model made of other tokens than its tokenizer makes of it begins anew. Only characters beyond
+        ASCII may be of more tokens than were counted.
         """
+        if not generation.may_continue or begun.model != self.engine.digest:
+            return generation
+        tokens = self.engine.encode(begun.text)
+        is_known = len(tokens) == begun.tokens or (len(tokens) > begun.tokens and not begun.text.isascii())
+        if not is_known or len(tokens) >= generation.sampling.max_tokens:
+            return generation
+        return replace(generation, begun_text=begun.text, begun_tokens=tokens)
+
+    def result(self, generations: Sequence[Generation], answers: Sequence[Answer]) -> dict[str, Any]:
+        """Make the result of a row. Raises `InvalidOutput` or `OutputTruncated` if the answer does not fit a schema."""
+        generation, answer = generations[0], joined(answers)
         schema = generation.sampling.schema
         if self._schema is not None and schema == self._schema.text:
             self._schema.check(answer)
-        elif schema and answer.finish_reason != "length":
+        elif schema:
             self._row_schemas.get(schema).check(answer)
         values = (
             answer.text,
@@ -194,6 +234,8 @@ class LanguageModelOperator:
         made: dict[str, Any] = dict(zip(MADE, values, strict=True))
         if generation.sampling.logprobs is not None:
             made[LOGPROBS] = [one.value() for one in answer.logprobs]
+        if self._settings.on_long == "split":
+            made[PARTS] = len(answers)
         return made
 
     def infer(self, batch: Sequence[Mapping[str, Any]]) -> list[dict[str, Any] | RowError]:
@@ -201,19 +243,29 @@ class LanguageModelOperator:
 
         A worker lets rows enter and leave one by one instead, which takes less time.
         """
-        results: list[dict[str, Any] | RowError] = []
-        for start in range(0, len(batch), self.engine.limits.places):
-            rows = batch[start : start + self.engine.limits.places]
-            generations = [self.render(row, (start + place,), 0) for place, row in enumerate(rows)]
-            answers = answer_together(self.engine, generations)
-            results += [self._result_of(*pair) for pair in zip(generations, answers, strict=True)]
-        return results
+        requests: list[tuple[int, Generation]] = []
+        rows = RowAnswers()
+        for index, row in enumerate(batch):
+            generations = self.render(row, (index,), 0)
+            rows.ask(index, generations)
+            requests += [(index, generation) for generation in generations]
+        results: dict[int, dict[str, Any] | RowError] = {}
+        for start in range(0, len(requests), self.engine.limits.places):
+            group = requests[start : start + self.engine.limits.places]
+            answers = answer_together(self.engine, [generation for _, generation in group])
+            for (index, generation), answer in zip(group, answers, strict=True):
+                result = self._settle(rows, index, generation, answer)
+                if result is not None:
+                    results[index] = result
+        return [results[index] for index in range(len(batch))]
 
-    def _result_of(self, generation: Generation, answer: Answer | Exception) -> dict[str, Any] | RowError:
+    def _settle(
+        self, rows: RowAnswers, index: int, generation: Generation, answer: Answer | Exception
+    ) -> dict[str, Any] | RowError | None:
+        """Return the result of a row, or its error; None while it waits for other answers."""
         try:
-            if isinstance(answer, Exception):
-                raise answer
-            return self.result(generation, answer)
+            made = rows.add(index, generation, answer)
+            return None if made is None else self.result(*made)
         except RowError as error:
             return error
 
@@ -260,8 +312,8 @@ def check_engine(operator: str, engine: TextEngine) -> None:
     )
 
 
-def _generation(prompt: Prompt, sampling: Sampling, seed: int) -> Generation:
-    return Generation(next(_numbers), prompt, sampling, seed)
+def _generation(prompt: Prompt, sampling: Sampling, seed: int, *, may_continue: bool = False) -> Generation:
+    return Generation(next(_numbers), prompt, sampling, seed, may_continue)
 
 
 def _plain_prompt(engine: TextEngine, text: str, sampling: Sampling) -> Prompt:

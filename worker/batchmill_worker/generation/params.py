@@ -41,9 +41,11 @@ Schema = Annotated[
 ]
 _WHEN_TOO_LONG = (
     "When a prompt is too long: error fails the row, cut_… cuts the longest text that a column gave, at its beginning, "
-    "end or middle"
+    "end or middle, split answers that text in parts and joins the answers"
 )
-OnLong = Annotated[Literal["error", "cut_left", "cut_right", "cut_middle"], Field(description=f"{_WHEN_TOO_LONG}.")]
+OnLong = Annotated[
+    Literal["error", "cut_left", "cut_right", "cut_middle", "split"], Field(description=f"{_WHEN_TOO_LONG}.")
+]
 OnLongChat = Annotated[
     OnLongName,
     Field(description=f"{_WHEN_TOO_LONG}; drop_turns leaves out the oldest turns of a conversation in 'messages'."),

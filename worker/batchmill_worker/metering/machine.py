@@ -32,6 +32,7 @@ class _Measured(NamedTuple):
     """One measurement of everything."""
 
     running: int = 0
+    down: int = 0
     slots: Mapping[str, SlotUsage] = {}
     devices: Mapping[Device, DeviceUsage] = {}
 
@@ -54,9 +55,8 @@ class SlotEnds:
 class MachineMetrics(Collector):
     """Exports the last measurement. One thread alone may call `refresh`: the inventory is not thread-safe."""
 
-    def __init__(self, pool: str, slots: Sequence[str], inventory: Inventory, devices: Iterable[Device]) -> None:
+    def __init__(self, pool: str, inventory: Inventory, devices: Iterable[Device]) -> None:
         self._pool = pool
-        self._slots = slots
         self._inventory = inventory
         self._devices = tuple(dict.fromkeys(devices))
         self._measured = _Measured()
@@ -64,10 +64,12 @@ class MachineMetrics(Collector):
 
     def refresh(self, states: Iterable[ChildState]) -> None:
         """Measure the slots' processes and the devices."""
-        running = {state.name: state.pid for state in states if state.pid is not None}
+        pids = {state.name: state.pid for state in states}
+        running = {name: pid for name, pid in pids.items() if pid is not None}
         usages = {name: _usage_of(pid) for name, pid in running.items()}
         self._measured = _Measured(
             len(running),
+            len(pids) - len(running),
             {name: usage for name, usage in usages.items() if usage is not None},
             {device: self._inventory.usage(device) for device in self._devices},
         )
@@ -75,7 +77,7 @@ class MachineMetrics(Collector):
     def collect(self) -> Iterator[Metric]:
         """Yield the last measurement, and the machine's present load."""
         measured, pool = self._measured, self._pool
-        states = {"running": measured.running, "down": len(self._slots) - measured.running}
+        states = {"running": measured.running, "down": measured.down}
         yield catalogue.WORKER_INFO.read([((pool, self._version), 1)])
         yield catalogue.SLOTS.read(((pool, state), count) for state, count in states.items())
         slots = {(slot_label(name), pool): usage for name, usage in measured.slots.items()}

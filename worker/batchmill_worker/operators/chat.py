@@ -13,7 +13,7 @@ from batchmill.operators.registration import operator
 from batchmill_worker.generation import params
 from batchmill_worker.generation.base import Draft
 from batchmill_worker.generation.drafts import PromptTemplate, chat, chat_of_column
-from batchmill_worker.generation.language_model import LOGPROBS, MADE, LanguageModelOperator, Settings
+from batchmill_worker.generation.language_model import LOGPROBS, MADE, PARTS, LanguageModelOperator, Settings
 from batchmill_worker.generation.selection import EngineRequest
 
 System = Annotated[
@@ -32,13 +32,13 @@ Messages = Annotated[
 ]
 
 
-@operator("chat", makes=(*MADE, LOGPROBS), cacheable=False, kind=OperatorKind.REQUEST)
+@operator("chat", makes=(*MADE, LOGPROBS, PARTS), cacheable=False, kind=OperatorKind.REQUEST)
 class Chat(LanguageModelOperator):
     """Answer a question about each row with a language model, by its chat template.
 
     New columns: `text`, the answer, `finish_reason`, `prompt_tokens`, `cached_tokens`, `generated_tokens`,
-    `tokens_cut`, `seed`, `engine` and `model_digest`; `logprobs` if asked for. A row with a null in a column of the
-    prompt fails.
+    `tokens_cut`, `seed`, `engine` and `model_digest`; `logprobs` if asked for, `parts` if long prompts are split. A row
+    with a null in a column of the prompt fails.
     """
 
     def __init__(

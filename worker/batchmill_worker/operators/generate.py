@@ -10,11 +10,11 @@ from batchmill.operators.registration import operator
 from batchmill_worker.generation import params
 from batchmill_worker.generation.base import Draft, Message
 from batchmill_worker.generation.drafts import PromptTemplate
-from batchmill_worker.generation.language_model import LOGPROBS, MADE, LanguageModelOperator, Settings
+from batchmill_worker.generation.language_model import LOGPROBS, MADE, PARTS, LanguageModelOperator, Settings
 from batchmill_worker.generation.selection import EngineRequest
 
 
-@operator("generate", makes=(*MADE, LOGPROBS), cacheable=False, kind=OperatorKind.REQUEST)
+@operator("generate", makes=(*MADE, LOGPROBS, PARTS), cacheable=False, kind=OperatorKind.REQUEST)
 class Generate(LanguageModelOperator):
     """Complete a prompt for each row with a language model, without a chat template.
 

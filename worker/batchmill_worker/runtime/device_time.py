@@ -16,6 +16,7 @@ time between batches would be charged to nobody, so that the bill would not matc
 from __future__ import annotations
 
 from contextlib import contextmanager
+from dataclasses import dataclass
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -85,6 +86,20 @@ class DeviceTimeMeter:
             self._unused_us += elapsed_us
 
 
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """What an attempt has used up to a moment, and the units of its batches, without padding."""
+
+    units: float
+    used: Parts
+
+    def __sub__(self, other: Measured) -> Measured:
+        return Measured(self.units - other.units, self.used - other.used)
+
+    def __add__(self, other: Measured) -> Measured:
+        return Measured(self.units + other.units, self.used + other.used)
+
+
 class DeviceHold:
     """One use of the device by an attempt, for as long as `AttemptUsage.inferring` lasts."""
 
@@ -114,6 +129,7 @@ class AttemptUsage:
         self._useful_us = 0
         self._padding_us = 0
         self._retried_us = 0
+        self._units = 0.0
         self.load_us = 0
         self.idle_us = 0
         self._batches: dict[int, tuple[object, int, int]] = {}  # each with its useful time and its padding's
@@ -139,6 +155,7 @@ class AttemptUsage:
                 meter.advance()
                 meter.holders.remove(hold)
                 if has_returned:
+                    self._units += true_units
                     self._divide(batch, hold.took_us, true_units / units if units > 0 else 1.0)
                 else:
                     self._retried_us += hold.took_us
@@ -187,6 +204,10 @@ class AttemptUsage:
         with self._meter.lock:
             self._meter.advance()
             return self._parts()
+
+    def measured(self) -> Measured:
+        """Return what it has used until now, and the units of its batches. Call it outside `inferring`."""
+        return Measured(self._units, self.so_far())
 
     def close(self) -> Parts:
         """End the attempt and return all that it has used. Call it outside `inferring`; a second call has no effect."""

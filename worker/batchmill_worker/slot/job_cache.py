@@ -83,7 +83,7 @@ class JobFilesCache:
         """
         source: RowReader
         if stage == FIRST_STAGE and spec.stream is not None:
-            source = open_stream(self._ledger, self._workspace, spec.stream)
+            source = open_stream(self._ledger, self._workspace, job_id, spec.stream)
         elif stage == FIRST_STAGE and not isinstance(spec.source, ResultsSource):
             source = self._workspace.open_source(job_id, spec, inline_rows)
         else:

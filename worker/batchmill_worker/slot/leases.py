@@ -88,6 +88,7 @@ class Heartbeat:
         self._wake = threading.Event()
         self._models_changed = False
         self.batches: Callable[[], list[BatchChoice]] = list  # the batch sizes to announce
+        self.on_beat: Callable[[], None] = lambda: None  # what else is shared now and then; it never raises
         self._thread = GuardedThread("heartbeat", self._run)
 
     @property
@@ -163,6 +164,7 @@ class Heartbeat:
                 case never:
                     assert_never(never)
         self._announce()
+        self.on_beat()
 
     def _announce(self) -> None:
         with self._lock:

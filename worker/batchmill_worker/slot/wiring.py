@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.clock import SystemClock
 from batchmill.fleet import WorkerInfo
+from batchmill.jobs.cost import NANO
 from batchmill.ledger import Ledger
 from batchmill.ledger.workers.row_cache import Limits
 from batchmill.storage.named_endpoints import NamedEndpoints
@@ -22,6 +23,7 @@ from batchmill_worker.engine.executor import Executors
 from batchmill_worker.engine.request_executor import RequestExecutor
 from batchmill_worker.engine.stage_costs import StageCosts
 from batchmill_worker.engine.store_executor import StoreExecutor
+from batchmill_worker.engine.trend_recorder import TrendRecorder
 from batchmill_worker.metering.process import begin_counting
 from batchmill_worker.models.model_memory import MIB, default_budget, slot_memory
 from batchmill_worker.models.operator_cache import OperatorCache
@@ -99,6 +101,8 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     heartbeat = Heartbeat(ledger, worker, announced, settings.lease_ttl_s, meter, board)
     controllers = ControllerCache(ledger.profiles, worker.device, is_interactive=traffic.is_recent)
     heartbeat.batches = controllers.choices
+    trends = TrendRecorder(ledger.trends, worker.device)
+    heartbeat.on_beat = trends.save
     queues = ModelQueues(settings.pool, heartbeat)
     operators = OperatorCache(
         worker.device,
@@ -129,7 +133,10 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
         Claimer(ledger.shards, job_files, heartbeat, terms, trace),
         StageRunner(
             ShardLoader(job_files, blobs, registry, worker.name, trace, clock, settings.max_result_bytes),
-            ShardComputer(executors, operators, controllers, row_cache, StageCosts(ledger.profiles)),
+            ShardComputer(
+                *(executors, operators, controllers, row_cache, StageCosts(ledger.profiles)),
+                trends,
+            ),
             store,
             reports,
             clock,
@@ -167,6 +174,7 @@ def _describe(settings: WorkerSettings, identity: SlotIdentity, registry: Operat
         pid=os.getpid(),
         started_at=time.time(),
         has_room=True,
+        price_per_hour=hourly_price_nano(settings, identity) / NANO,
     )
 
 

@@ -37,7 +37,7 @@ def payloads_of(rows: pa.Table) -> list[dict[str, Any]]:
     return [{name: value for name, value in zip(columns, row, strict=True) if value is not None} for row in rows_of]
 
 
-def is_discrete(kind: pa.DataType) -> bool:
+def is_exact(kind: pa.DataType) -> bool:
     """Return whether values of a column are compared as they are: texts, integers and booleans."""
     return not pa.types.is_floating(kind)
 

@@ -31,7 +31,7 @@ from batchmill_worker.stores.collection_store import (
 )
 from batchmill_worker.stores.filters import terms_of
 from batchmill_worker.stores.json_http import JsonHttp, MissingCollection, RefusedRequest, TooLargeRequest
-from batchmill_worker.stores.payloads import check_values, is_discrete
+from batchmill_worker.stores.payloads import check_values, is_exact
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -207,7 +207,7 @@ class QdrantServer:
                 point["id"],
                 point["score"] if query.sink.metric == "l2" else 1 - point["score"],
                 point["payload"],
-                _restored(point) if query.with_vectors else None,
+                _restored(point).tolist() if query.with_vectors else None,
             )
             for point in points
         ]
@@ -261,7 +261,7 @@ def _term(term: Term, kind: pa.DataType) -> Json:
 
 
 def _equal(key: str, value: Any, kind: pa.DataType) -> Json:
-    if isinstance(value, float) or not is_discrete(kind):
+    if isinstance(value, float) or not is_exact(kind):
         return {"key": key, "range": {"gte": value, "lte": value}}
     return {"key": key, "match": {"value": value}}
 

@@ -11,7 +11,7 @@ from batchmill.errors import ServiceUnavailable
 from batchmill_worker.supervisor.status_server import Reply
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from batchmill.ledger import Ledger
     from batchmill.processes.children import ProcessSupervisor
@@ -24,7 +24,7 @@ STUCK_TIMEOUT_S = 60.0
 class HeartbeatRegistry:
     """Which of the given workers are missing from the fleet, at most `FLEET_TTL_S` old. Thread-safe."""
 
-    def __init__(self, ledger: Ledger, names: Sequence[str], clock: Clock | None = None) -> None:
+    def __init__(self, ledger: Ledger, names: Callable[[], Sequence[str]], clock: Clock | None = None) -> None:
         self._ledger = ledger
         self._names = names
         self._latest = Fresh(self.read, FLEET_TTL_S, clock or SystemClock())
@@ -36,7 +36,7 @@ class HeartbeatRegistry:
     def read(self) -> list[str]:
         """Read the fleet, and list the workers without a live entry. Raises `ServiceUnavailable`."""
         present = {worker.name for worker in self._ledger.fleet.workers(self._ledger.now_ms())}
-        return [name for name in self._names if name not in present]
+        return [name for name in self._names() if name not in present]
 
 
 class Health:

@@ -32,7 +32,7 @@ class WorkerMetrics:
         names = [placement.identity.name for placement in placements]
         devices = (device for placement in placements for device in placement.devices)
         self._slots = SlotMetricsCollector(self.folder)
-        self._machine = MachineMetrics(pool, names, inventory, devices)
+        self._machine = MachineMetrics(pool, inventory, devices)
         self._registry = new_registry(self._slots, self._machine)
         self._ends = SlotEnds(self._registry, pool, names)
         ProcessCollector(registry=self._registry)

@@ -17,9 +17,10 @@ from batchmill.errors import BatchmillError, ServiceUnavailable
 from batchmill.ledger import Ledger
 from batchmill.processes.children import POLL_INTERVAL_S, ChildEnd, ChildSpec, ProcessSupervisor
 from batchmill.processes.parent_death import python_module
+from batchmill.settings import PREFIX
 from batchmill_worker.devices.cores import usable_cores
 from batchmill_worker.devices.inventory import open_inventory
-from batchmill_worker.devices.placement import Placement, place
+from batchmill_worker.devices.placement import Placement, most_slots, place
 from batchmill_worker.devices.selection import select, visible_to
 from batchmill_worker.metering.slots import VARIABLE
 from batchmill_worker.runtime.slot_board import read_board
@@ -29,6 +30,7 @@ from batchmill_worker.supervisor.metrics_page import WorkerMetrics
 from batchmill_worker.supervisor.recycling import MemoryLimits, Recycler
 from batchmill_worker.supervisor.slot_end import SlotEnd
 from batchmill_worker.supervisor.slot_files import DUMP_SIGNAL, SlotFiles
+from batchmill_worker.supervisor.slot_scaler import SlotScaler, has_memory_for_another, to_start, to_stop
 from batchmill_worker.supervisor.slot_watch import SlotWatch, Verdict
 from batchmill_worker.supervisor.status_server import Reply, StatusServer
 
@@ -57,11 +59,12 @@ class Supervisor:
         self._settings = settings
         self._inventory = open_inventory(settings.devices, settings.stand_in_devices)
         self._placements = {slot.identity.name: slot for slot in _placements(settings, self._inventory)}
+        self._present = tuple(self._placements)  # the slots that are to run now
         self._recycler = Recycler(MemoryLimits(settings.recycle_rss_mb, settings.recycle_device_mb), self._inventory)
         self._measured_at = time.monotonic()
         self._processes = ProcessSupervisor(on_end=self._on_slot_exit)
         self._ledger = Ledger.open(settings)
-        self._registry = HeartbeatRegistry(self._ledger, list(self._placements))
+        self._registry = HeartbeatRegistry(self._ledger, lambda: self._present)
         self._health = Health(self._processes, self._registry)
         self._shared = tempfile.TemporaryDirectory(prefix="batchmill-worker-")
         self._metrics = WorkerMetrics(
@@ -71,6 +74,8 @@ class Supervisor:
             self._ledger, self._processes.states, lambda name: self._files(name).board, settings.lease_ttl_s
         )
         self._slot_end = SlotEnd(self._ledger)
+        self._scaler = self._make_scaler()
+        self._is_complete = False
         self._watch_over_slots = SlotWatch(settings.batch_timeout_s)
         self._condemned: dict[int, Verdict] = {}  # by process
         self._refusal: BatchmillError | None = None
@@ -93,9 +98,11 @@ class Supervisor:
             signal.signal(number, self._stop)
         server = StatusServer(self._settings.worker_listen, self.routes) if self._settings.worker_listen else None
         try:
-            for placement in self._placements.values():
-                self._processes.start(self._spec(placement))
+            for name in self._present:
+                self._processes.start(self._spec(self._placements[name]))
             self._keeper.start()
+            if self._scaler is not None:
+                self._scaler.start()
             if server is not None:
                 server.start()
                 log.info("health and metrics are served at %s", server.url)
@@ -110,12 +117,11 @@ class Supervisor:
             sys.exit(128 + self._signals[-1])
 
     def _watch(self, ready_file: Path | None, url: str | None) -> None:
-        is_complete = False
-        while not self._processes.wait(POLL_INTERVAL_S if is_complete else STARTING_POLL_INTERVAL_S):
+        while not self._processes.wait(POLL_INTERVAL_S if self._is_complete else STARTING_POLL_INTERVAL_S):
             self._poll()
-            if not is_complete and self._is_complete(at_once=ready_file is not None):
-                is_complete = True
-                log.info("%d slot(s) of pool %s run on this machine", len(self._placements), self._settings.pool)
+            if not self._is_complete and self._are_all_there(at_once=ready_file is not None):
+                self._is_complete = True
+                log.info("%d slot(s) of pool %s run on this machine", len(self._present), self._settings.pool)
                 if ready_file is not None:
                     ready_file.write_text(json.dumps({"status_url": url}))
 
@@ -126,10 +132,41 @@ class Supervisor:
             self._health.mark_polled()
             self._watch_slots()
             self._measure()
+            self._scale()
         except Exception:  # whatever it is, the slots work on, and the next poll starts anew
             log.exception("the slots could not be looked after; this is tried again")
 
-    def _is_complete(self, *, at_once: bool) -> bool:
+    def _make_scaler(self) -> SlotScaler | None:
+        """Return what gives the number of slots, and begin with one on each device; None for a fixed number."""
+        if self._settings.slots_per_device:
+            return None
+        first = {slot.devices: name for name, slot in reversed(self._placements.items())}
+        self._present = tuple(name for name in self._placements if name in first.values())
+        ending = self._present[0].partition("@")[2]
+        limit = len(self._placements)
+        return SlotScaler(self._ledger, self._settings.pool, f"@{ending}", len(self._present), limit)
+
+    def _scale(self) -> None:
+        """Start or end slots, if they follow what the pool needs. One is started at a time: it is measured first."""
+        if self._scaler is None or not self._is_complete:
+            return
+        wanted, names, grace_s = (
+            self._scaler.wanted,
+            list(self._placements),
+            self._settings.drain_s + KILL_AFTER_DRAIN_S,
+        )
+        states = {state.name: state.pid for state in self._processes.states()}
+        for name in to_stop(names, self._present, wanted):
+            log.info("%s is drained: the pool needs %d slot(s) of this machine", name, wanted)
+            self._processes.retire(name, grace_s)
+            self._present = tuple(one for one in self._present if one != name)
+        free = [name for name in to_start(names, self._present, wanted) if name not in states]
+        if free and has_memory_for_another(pid for pid in states.values() if pid is not None):
+            log.info("%s is started: the pool needs %d slot(s) of this machine", free[0], wanted)
+            self._processes.start(self._spec(self._placements[free[0]]))
+            self._present = (*self._present, free[0])
+
+    def _are_all_there(self, *, at_once: bool) -> bool:
         try:
             return not (self._registry.read() if at_once else self._registry.missing())
         except ServiceUnavailable as error:
@@ -151,7 +188,9 @@ class Supervisor:
     def _spec(self, placement: Placement) -> ChildSpec:
         name = placement.identity.name
         command = python_module("batchmill_worker.slot", self._shared.name, placement.identity.model_dump_json())
-        env = {**placement.env, VARIABLE: str(self._metrics.folder)}
+        sharers = sum(one.devices == placement.devices for one in self._placements.values())
+        # of memory and price a slot has its share
+        env = {**placement.env, VARIABLE: str(self._metrics.folder), f"{PREFIX}SLOTS_PER_DEVICE": str(sharers)}
         return ChildSpec(name, command, env, cores=placement.cores)
 
     def _files(self, name: str) -> SlotFiles:
@@ -163,7 +202,7 @@ class Supervisor:
         self._metrics.ended(end, refused=refusal is not None)
         if refusal is None:
             return self._settle(end)
-        if end.starts == 1:  # it never ran and never will, and neither will the other slots
+        if end.starts == 1 and not self._is_complete:  # it never ran and never will, and neither will the other slots
             self._refusal = refusal
             self._processes.ask_to_stop()
         else:
@@ -211,6 +250,8 @@ class Supervisor:
     def _close(self, server: StatusServer | None) -> None:
         if server is not None:
             server.stop()
+        if self._scaler is not None:
+            self._scaler.stop()
         self._keeper.stop()
         self._shared.cleanup()
         self._inventory.close()
@@ -219,10 +260,11 @@ class Supervisor:
 
 def _placements(settings: WorkerSettings, inventory: Inventory) -> list[Placement]:
     devices = visible_to(inventory.devices(), os.environ.get("CUDA_VISIBLE_DEVICES"))
+    groups, cores = select(settings.devices, devices), usable_cores()
     return place(
-        select(settings.devices, devices),
-        settings.slots_per_device,
-        usable_cores(),
+        groups,
+        settings.slots_per_device or most_slots(groups, cores),
+        cores,
         socket.gethostname(),
         os.getpid(),
         pin=settings.pin_cores,

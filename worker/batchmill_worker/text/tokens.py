@@ -5,8 +5,8 @@ first request are cached for the second: a text's tokens are removed when its ba
 used are dropped when the cache exceeds `MAX_CACHED_BYTES`. A text that is needed once more, because its batch is run
 again in halves, is tokenised again.
 
-Of a text that is much longer than what the model takes, only the beginning is tokenised. It has enough more tokens than
-the model takes that where it is cut does not matter to those that the model gets.
+Of a text that is much longer than what the model takes, only the beginning is tokenised: enough more
+tokens than the model takes that where it is cut does not matter to those that the model gets.
 """
 
 from __future__ import annotations
@@ -142,7 +142,7 @@ class TokenReader:
     def _bounded(self, text: Text) -> Text:
         """Return what has to be tokenised of a text, or of the longer one of a pair if the other one is short.
 
-        Of two long texts, how much is taken of each depends on which one has more tokens: none is cut.
+        Of two long texts, how much is taken of each depends on which one has more tokens: all of them is tokenised.
         """
         if self._limit is None:
             return text
@@ -155,14 +155,14 @@ class TokenReader:
             return first, self._beginning(second, lambda part: (first, part))
         return text
 
-    def _beginning(self, text: str, make: Callable[[str], Text]) -> str:
-        """Return enough of the beginning of a text. make: makes what is tokenised of a part of it."""
+    def _beginning(self, text: str, with_rest: Callable[[str], Text]) -> str:
+        """Return enough of the beginning of a text. with_rest: makes what is tokenised of a part of it."""
         limit = self._limit or 0
         size = limit * CHARACTERS_PER_TOKEN
         while size < len(text):
             space = text.rfind(" ", size // 2, size)
             part = text[: size if space < 0 else space]
-            if len(self._encode([make(part)], truncates=False)["input_ids"][0]) >= 2 * limit + MARGIN_TOKENS:
+            if len(self._encode([with_rest(part)], truncates=False)["input_ids"][0]) >= 2 * limit + MARGIN_TOKENS:
                 return part
             size *= GROWTH
         return text

@@ -48,6 +48,7 @@ class SubmitFlags(TypedDict):
     on_null: OnNull
     cache: bool
     any_version: bool
+    webhooks: tuple[str, ...]
     idempotency_key: str | None
     params_file: Path | None
     upload: bool
@@ -134,8 +135,14 @@ def job_options(flags: SubmitFlags) -> JobOptions:
         "cache": flags["cache"],
         "budget": flags["budget"],
         "any_version": flags["any_version"],
+        "webhooks": [_webhook(text) for text in flags["webhooks"]],
         "idempotency_key": flags["idempotency_key"],
     }
+
+
+def _webhook(text: str) -> dict[str, Any]:
+    name, _, url = text.partition("=")
+    return _given({"name": name, "url": url or None})
 
 
 def _sink(flags: SubmitFlags) -> dict[str, Any] | None:

@@ -11,7 +11,10 @@ from pydantic import TypeAdapter, ValidationError
 
 from batchmill.durations import EXAMPLES, Span, moment_or_span
 from batchmill.errors import InvalidRequest, InvalidRows
+from batchmill.settings import AUTO_SLOTS
 from batchmill.wording import fault_of
+
+MAX_WORKERS = 256
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -49,6 +52,22 @@ class Deadline(click.ParamType[datetime | timedelta]):
                 ctx,
             )
         return found
+
+
+class WorkerCount(click.ParamType[int]):
+    """A number of processes on each device; `auto` is 0: as many as their pool needs."""
+
+    name = "number"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int:
+        """Parse a number, or `auto`."""
+        if value == AUTO_SLOTS:
+            return 0
+        if isinstance(value, int):
+            return value
+        if not str(value).isdigit() or not 1 <= int(value) <= MAX_WORKERS:
+            self.fail(f"expected {AUTO_SLOTS} or a number from 1 to {MAX_WORKERS}, got {value!r}.", param, ctx)
+        return int(value)
 
 
 class SecondsOrSpan(click.ParamType[float]):

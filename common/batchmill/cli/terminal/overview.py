@@ -73,6 +73,7 @@ class Overview(Frozen):
             (
                 pool.name,
                 f"{pool.workers}, mixed" if pool.mixed else str(pool.workers),
+                "" if pool.scale is None else str(pool.scale.workers_wanted),
                 f"{pool.shards_running} of {pool.capacity}",
                 str(pool.shards_queued),
                 str(pool.shards_waiting),
@@ -82,7 +83,7 @@ class Overview(Frozen):
             )
             for pool in self.pools
         ]
-        columns = _columns("POOL~", "WORKERS", "RUNNING", "QUEUED", "WAITING", "ROWS LEFT", "OLDEST", "JOBS")
+        columns = _columns("POOL~", "WORKERS", "WANTED", "RUNNING", "QUEUED", "WAITING", "ROWS LEFT", "OLDEST", "JOBS")
         return Grid(columns, [tuple(map(printable, row)) for row in rows], "No pool has workers or jobs.")
 
     def _jobs(self) -> Grid:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from pydantic import BaseModel
 
-from batchmill.fleet import PoolStatus, WorkerInfo
+from batchmill.fleet import PoolStatus, PoolUsage, WorkerInfo
 from batchmill.jobs.index_status import IndexStatus
 from batchmill.jobs.status import JobStatus
+from batchmill.jobs.streams.pushing import PushedStream
+from batchmill.jobs.webhooks.delivery import WebhookDelivery
 from batchmill.operators.contract import OperatorInfo
 
 
@@ -29,11 +31,29 @@ class PoolsAnswer(BaseModel):
     pools: list[PoolStatus]
 
 
+class PoolUsageAnswer(BaseModel):
+    """What the workers of each pool cost."""
+
+    pools: list[PoolUsage]
+
+
 class IndexesAnswer(BaseModel):
     """Some of the indexes that the tenant may search."""
 
     indexes: list[IndexStatus]
     next: str | None = None
+
+
+class DeliveriesAnswer(BaseModel):
+    """Some of the messages of the tenant's webhooks."""
+
+    deliveries: list[WebhookDelivery]
+
+
+class StreamsAnswer(BaseModel):
+    """The streams to which rows of the tenant were sent."""
+
+    streams: list[PushedStream]
 
 
 class OperatorsAnswer(BaseModel):

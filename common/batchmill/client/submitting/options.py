@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.job import BatchPolicy, RetryPolicy
     from batchmill.jobs.sink import SinkSpec
     from batchmill.jobs.streams.source import StreamSource
+    from batchmill.jobs.webhooks.spec import WebhookSpec
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -54,6 +55,8 @@ class JobOptions(TypedDict, total=False):
         any_version: Whether rows may be done by different versions of the job's operators, so that a rolling update of
             the workers never blocks it. By default, all rows are done by one version.
         budget: Pause the job when it has cost this much, in the service's currency; `resume` can raise it.
+        webhooks: Who gets a message when the job has ended, or many of its rows have failed: names that the service
+            knows, or dicts with the fields of `WebhookSpec`.
         idempotency_key: Submitting again with the same key returns the existing job.
     """
 
@@ -74,6 +77,7 @@ class JobOptions(TypedDict, total=False):
     fuse: bool | Literal["auto"]
     any_version: bool
     budget: float | None
+    webhooks: Sequence[str | WebhookSpec | Mapping[str, Any]] | None
     idempotency_key: str | None
 
 

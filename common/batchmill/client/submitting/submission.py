@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, get_args
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
 
@@ -21,24 +21,28 @@ from batchmill.client.connection.transport import BufferPayload, Transport
 from batchmill.client.submitting.stage import Stage
 from batchmill.durations import moment_or_span
 from batchmill.errors import BatchmillError, InvalidOutput, InvalidParams, InvalidRequest, InvalidRows, InvalidSource
+from batchmill.insights.plans import Plan
 from batchmill.jobs.files import FileSource, OutputSpec, UploadSource
 from batchmill.jobs.job import JobForm, JobRequest
 from batchmill.jobs.sink import TABLE_PATTERN, SinkSpec
 from batchmill.jobs.status import CheckedJob, JobStatus
-from batchmill.jobs.streams.source import STREAMS, StreamSource
+from batchmill.jobs.streams.source import STREAMS, Folder, StreamSource
 from batchmill.wording import fault_of
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator
+
     import pyarrow as pa
 
     from batchmill.client.submitting.options import JobOptions
     from batchmill.client.submitting.rows import UploadPart
 
+M = TypeVar("M", bound=BaseModel)
 MAX_PUTS_IN_FLIGHT = 3
 ARROW_FILE = "application/vnd.apache.arrow.file"
 
 
-_CONVERTED = {"source", "output", "sink", "deadline", "idempotency_key", "stages"}
+_CONVERTED = {"source", "output", "sink", "deadline", "idempotency_key", "stages", "webhooks"}
 """Options that are no field of a spec, or one of another form; the others are passed to it under their names."""
 
 
@@ -58,6 +62,7 @@ def make_spec(operator: str | None, options: JobOptions) -> JobForm:
                 "source": None if options.get("source") is None else job_source(options["source"]),
                 "output": output_spec(options.get("output")),
                 "sink": sink_spec(options.get("sink")),
+                "webhooks": _webhooks(options.get("webhooks")),
                 **deadline_fields(options.get("deadline")),
             }
         )
@@ -78,6 +83,15 @@ def _stages(stages: Any) -> list[Any] | None:
             hint = f"Write Stage({one!r:.80})." if isinstance(one, str) else ""
             raise InvalidRequest(f"stages: expected a list of Stage, got {one!r:.80} in it.", hint=hint, field="stages")
     return [one.form if isinstance(one, Stage) else one for one in stages]
+
+
+def _webhooks(webhooks: Any) -> Any:
+    """Convert names of webhooks to what the form takes; anything else is left for the form to refuse."""
+    if webhooks is None:
+        return []
+    if isinstance(webhooks, str) or not isinstance(webhooks, Sequence):
+        raise InvalidRequest(f"webhooks: expected a list, got {webhooks!r:.80}.", field="webhooks")
+    return [{"name": one} if isinstance(one, str) else one for one in webhooks]
 
 
 def deadline_fields(deadline: Any) -> dict[str, Any]:
@@ -117,6 +131,8 @@ def _in_future(moment: datetime) -> float:
 
 def job_source(source: Any) -> FileSource | StreamSource:
     """Check a source as users write it: files, or a stream, which has a kind. Raises `InvalidSource`."""
+    if isinstance(source, Folder):
+        return source.model_copy(update={"path": _absolute(source.path, InvalidSource)})
     if isinstance(source, StreamSource):
         return source
     if not (isinstance(source, dict) and "kind" in source):
@@ -127,8 +143,9 @@ def job_source(source: Any) -> FileSource | StreamSource:
         raise InvalidSource(
             f"source: there is no kind {source['kind']!r:.80}.", hint=f"Known: {', '.join(known)}.", field="source.kind"
         )
+    fields = {**source, "path": _absolute(source["path"], InvalidSource)} if "path" in source else source
     try:
-        return kind.model_validate(source)
+        return kind.model_validate(fields)
     except ValidationError as error:
         raise _invalid(InvalidSource, "source: ", error) from error
 
@@ -230,16 +247,34 @@ class JobSender:
 
     async def finish(self) -> JobStatus:
         """Wait until all rows have arrived, then submit the job."""
+        return await self._finish(JobStatus, "/v1/jobs")
+
+    async def plan(self) -> Plan:
+        """Wait until all rows have arrived, then ask for the plan of the job."""
+        return await self._finish(Plan, "/v1/plans")
+
+    async def _finish(self, answer: type[M], path: str) -> M:
         held, self._held = self._held, None
         inline = held.as_inline() if held is not None else None
         if inline is not None:
-            return await self._post(None, base64.b64encode(inline).decode())
+            return await self._post(answer, path, None, base64.b64encode(inline).decode())
         if held is not None:
             await self._send(held)
         while self._in_flight:
             await self._await_puts(asyncio.ALL_COMPLETED)
         source = UploadSource(upload=self._upload, parts=self._parts) if self._upload else self._spec.source
-        return await self._post(source, None)
+        return await self._post(answer, path, source, None)
+
+    async def send(self, parts: Iterator[UploadPart], finish: Callable[[], Awaitable[M]]) -> M:
+        """Send all parts, then finish; after an error, delete what was sent. Parts are made in other threads."""
+        try:
+            while (part := await asyncio.to_thread(next, parts, None)) is not None:
+                if not self.hold(part):
+                    await self.put(part)
+            return await finish()
+        except BaseException:
+            await self.abort()
+            raise
 
     async def abort(self) -> None:
         """Cancel the upload and delete its parts; nothing is submitted."""
@@ -256,9 +291,9 @@ class JobSender:
         request = self._request(self._spec.source, None)
         return self._transport.parse(CheckedJob, await self._transport.json("POST", "/v1/check", body=request))
 
-    async def _post(self, source: Any, rows_arrow: str | None) -> JobStatus:
-        answer = await self._transport.json("POST", "/v1/jobs", body=self._request(source, rows_arrow))
-        return self._transport.parse(JobStatus, answer)
+    async def _post(self, answer: type[M], path: str, source: Any, rows_arrow: str | None) -> M:
+        found = await self._transport.json("POST", path, body=self._request(source, rows_arrow))
+        return self._transport.parse(answer, found)
 
     def _request(self, source: Any, rows_arrow: str | None) -> JobRequest:
         fields = {name: getattr(self._spec, name) for name in JobForm.model_fields} | {"source": source}

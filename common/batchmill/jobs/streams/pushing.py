@@ -18,7 +18,7 @@ class PushRequest(Frozen):
     sequence: Annotated[int, Field(ge=1, lt=2**53)] | None = None  # greater than that of all rows before
 
     @model_validator(mode="after")
-    def _is_whole(self) -> Self:
+    def _is_complete(self) -> Self:
         if (self.rows is None) == (self.rows_arrow is None):
             raise ValueError("expected either rows or rows_arrow")
         if (self.producer is None) != (self.sequence is None):

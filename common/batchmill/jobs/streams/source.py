@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import ConfigDict, Field
 
 from batchmill.durations import Span
+from batchmill.jobs.files import CsvDialect, FileSource, SourceFormat
 from batchmill.jobs.frozen import Frozen, Name
 
 MAX_AGE_S = 0.05
@@ -67,7 +68,7 @@ class StreamSource(Frozen):
 class RedisStream(StreamSource):
     """A stream of Redis or Valkey, to which other programs add entries with XADD; an entry is a row."""
 
-    kind: Literal["redis"] = "redis"
+    kind: Literal["redis"]
     """What it is, where it is written as JSON or TOML."""
     stream: StreamName
     """Its key in the server that `BATCHMILL_STREAMS_URL` names; of a tenant, behind `TENANT:`."""
@@ -77,7 +78,7 @@ class RedisStream(StreamSource):
     """Whether entries are deleted when their rows are settled, by all jobs that read the stream."""
 
     def __init__(self, stream: str = "", **fields: Any) -> None:
-        super().__init__(stream=stream, **fields)
+        super().__init__(**{"kind": "redis", "stream": stream} | fields)
 
     @property
     def title(self) -> str:
@@ -98,13 +99,13 @@ class RedisStream(StreamSource):
 class Push(StreamSource):
     """Rows that are sent to `POST /v1/streams/NAME`, or with `client.push`."""
 
-    kind: Literal["push"] = "push"
+    kind: Literal["push"]
     """What it is, where it is written as JSON or TOML."""
     stream: Annotated[str, Field(pattern=PUSH_PATTERN)]
     """Its name, of the tenant's own."""
 
     def __init__(self, stream: str = "", **fields: Any) -> None:
-        super().__init__(stream=stream, **fields)
+        super().__init__(**{"kind": "push", "stream": stream} | fields)
 
     @property
     def title(self) -> str:
@@ -117,7 +118,54 @@ class Push(StreamSource):
         return (self.kind, self.tenant or "", self.stream)
 
 
-AnyStream = RedisStream | Push
+class Folder(StreamSource):
+    """Files that appear in a folder; each is read once, as the files of `FileSource` are."""
 
-STREAMS: tuple[type[StreamSource], ...] = (RedisStream, Push)
+    kind: Literal["folder"]
+    """What it is, where it is written as JSON or TOML."""
+    path: str = Field(min_length=1)
+    """The folder, as a path or URI that the service can see; folders in it are not watched."""
+    pattern: str = Field(default="*", min_length=1, max_length=256)
+    """Which names are read; `*` and `?` stand for any characters and for one. Names with `.` or `_` first never are."""
+    ready_after_s: Annotated[float, Span(ge=0, le=86_400)] = 2.0
+    """A file is read once it has not changed for this long."""
+    marker: str | None = Field(default=None, min_length=1, max_length=64)
+    """Or, once a file is there that has its name and this ending, such as `.done`."""
+    format: SourceFormat | None = None
+    """The files' format. None: by their endings."""
+    columns: list[str] | None = None
+    """Read only these columns."""
+    csv: CsvDialect | None = None
+    """How CSV files are written."""
+
+    def __init__(self, path: str = "", **fields: Any) -> None:
+        super().__init__(**{"kind": "folder", "path": path} | fields)
+
+    @property
+    def title(self) -> str:
+        """Name it for people."""
+        return f"the folder {self.path}"
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """Its offsets, which are of one job: each job numbers the files for itself."""
+        return (self.kind, self.tenant or "", self.offsets)
+
+    def files(self, path: str) -> FileSource:
+        """Return how one of its files is read.
+
+        Args:
+            path: The file.
+
+        Returns:
+            The file as a source of its own.
+        """
+        return FileSource(
+            path=path, format=self.format, columns=self.columns, csv=self.csv, types=self.types, on_bad_line="dead"
+        )
+
+
+AnyStream = RedisStream | Push | Folder
+
+STREAMS: tuple[type[StreamSource], ...] = (RedisStream, Push, Folder)
 """Every kind of stream."""

@@ -1,4 +1,4 @@
-"""How a job over a stream stands, for users."""
+"""The status of the stream of a job, for users."""
 
 from __future__ import annotations
 

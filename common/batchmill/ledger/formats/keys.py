@@ -73,6 +73,10 @@ class Keys:
         """String: the id and the request digest of the job that was submitted under a client's key."""
         return f"{self.prefix}idempotency:{hashlib.sha256(idempotency_key.encode()).hexdigest()[:32]}"
 
+    def absent(self) -> str:
+        """No key: what a script is given in place of one that is left out, see `given_key` in `_encodings.lua`."""
+        return f"{self.prefix}:absent"
+
     def leader(self) -> str:
         """String with a lease: "epoch name" of the coordinator that leads."""
         return f"{self.prefix}leader"
@@ -137,6 +141,14 @@ class Keys:
         """Sorted set: the names of profiles, scored by when they were written last (ms)."""
         return f"{self.prefix}profiles:used"
 
+    def trends(self) -> str:
+        """Hash: operator, parameters and device type to what jobs took of it, see `trend.lua`."""
+        return f"{self.prefix}trends"
+
+    def trends_used(self) -> str:
+        """Sorted set: the names of these histories, scored by when they were written last (ms)."""
+        return f"{self.prefix}trends:used"
+
     def cache_index(self) -> str:
         """Hash: digest of a row to where its results are in the row cache."""
         return f"{self.prefix}cache:index"
@@ -172,6 +184,14 @@ class Keys:
     def costs(self) -> list[str]:
         """The sums that every charge goes into, beside those of its job."""
         return [self.cost_tenants(), self.cost_pools(), self.cost_days()]
+
+    def scale(self) -> str:
+        """Hash, with a life: pool to how many workers it needs, in JSON; see `keep_scale.lua`."""
+        return f"{self.prefix}scale"
+
+    def scale_memory(self) -> str:
+        """Hash: pool to what its next scaling decision is based on beside the work, in JSON."""
+        return f"{self.prefix}scale:memory"
 
     def uploads(self) -> str:
         """Sorted set: uploads that no job has taken, scored by when they began (ms)."""
@@ -212,6 +232,10 @@ class Keys:
     def tenant_uploads(self, tenant: str) -> str:
         """Hash: a tenant's open upload to the bytes of its parts."""
         return f"{self.prefix}tenant:{tenant}:uploads"
+
+    def announcements(self) -> str:
+        """Sorted set: what happened to jobs with webhooks and is to be sent, see `WebhookLedger`, by when (ms)."""
+        return f"{self.prefix}announcements"
 
     def document(self, kind: str, document_id: str) -> str:
         """Hash: a document of a tenant; see `add_document.lua`."""
@@ -285,6 +309,10 @@ class Keys:
         """String: who does at present what only one may do at a time; expires."""
         return f"{self.prefix}turn:{name}"
 
+    def stream_files(self, job_id: str) -> str:
+        """Hash: names of the files of a watched folder to their numbers, while the folder has them."""
+        return f"{self.job(job_id)}:files"
+
     def dead_counts(self, job_id: str) -> str:
         """Hash: error type to how many rows of a job died of it."""
         return f"{self.job(job_id)}:dead"
@@ -305,6 +333,7 @@ class Keys:
             self.dead_counts(job_id),
             self.incomplete(job_id),
             self.readers(job_id),
+            self.stream_files(job_id),
             self.job_log(job_id),
             *(key(job_id, stage) for stage in range(stages) for key in of_stage),
         ]

@@ -64,6 +64,7 @@ class StageRecord:
     bytes_out: int = 0  # the same, stored
     bytes_freed: int = 0  # of those, what the next stage has settled
     freed: str = ""  # how far its parts are freed, see `FreedParts`
+    kept: str = ""  # of a stream: of which shards something is kept, see `KeptShards`
     cost: Spent = NO_COST
 
     @property

@@ -23,6 +23,9 @@ class PoolWork:
     shards_in_flight: int = 0  # of them, those that are queued or running
     shards_running: int = 0  # of all jobs
     rows: int = 0  # neither done nor failed, as far as their number is known
+    expected_us: int = 0  # of device time, that the rows left will take by what rows of the same stages took
+    unpaced: Counter[str] = field(default_factory=Counter)  # by operator: rows left of stages without a charged row
+    open_sources: int = 0  # stages that read a source whose length is not known yet
     over_budget: int = 0  # jobs that are paused because their budget is used up; by their first stage
 
 
@@ -61,6 +64,12 @@ class Work:
         of_pool = self.pools[pool]
         if what == "held":
             of_pool.jobs += amount
+        elif what == "expected":
+            of_pool.expected_us += amount * may_run
+        elif what == "unpaced":
+            of_pool.unpaced[operator] += amount * may_run
+        elif what == "open":
+            of_pool.open_sources += amount * may_run
         elif what in ROW_STATES:
             self.rows[operator, pool, what] += amount
             of_pool.rows += amount * (may_run and what == "left")

@@ -492,6 +492,7 @@ def commit(
             keys.clock_seen(),
             keys.inline_input(attempt.job_id),
             keys.unreported(),
+            keys.announcements(),
             keys.cost_tenants(),
             keys.cost_pools(),
             keys.cost_days(),
@@ -576,6 +577,49 @@ def commit(
         ],
     )
     return CommitAnswer(reply.decode())
+
+
+class CompactAnswer(StrEnum):
+    """What `compact.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+    MOVED = "moved"
+
+
+def compact(
+    store: Store,
+    *,
+    job_id: str,
+    stage: int,
+    epoch: int,
+    before: str,
+    after: str,
+    freed_before: str,
+    freed_after: str,
+    deleted: Sequence[ShardId],
+) -> CompactAnswer:
+    """Note of which shards of a stage something is kept, and delete the entries of those whose blobs are gone."""
+    keys = store.keys
+    reply = store.run(
+        "compact",
+        [
+            keys.leader(),
+            keys.job(job_id),
+            keys.stage(job_id, stage),
+            keys.done(job_id, stage),
+            keys.borders(job_id, stage),
+        ],
+        [
+            epoch,
+            before,
+            after,
+            freed_before,
+            freed_after,
+            *(format_shard_id(item) for item in deleted),
+        ],
+    )
+    return CompactAnswer(reply.decode())
 
 
 def deregister(
@@ -952,6 +996,7 @@ def finish(
             keys.ended_jobs(),
             keys.clock_seen(),
             keys.between_stages(),
+            keys.announcements(),
             keys.streams(),
             *(
                 part
@@ -1008,7 +1053,7 @@ def forget(
             keys.jobs(),
             keys.ended_jobs(),
             keys.between_stages(),
-            keys.idempotency(idempotency_key) if idempotency_key is not None else "",
+            keys.idempotency(idempotency_key) if idempotency_key is not None else keys.absent(),
             *(item for item in others),
         ],
         [
@@ -1201,6 +1246,55 @@ def keep_rows(
     return KeepRowsAnswer(reply.decode())
 
 
+class KeepScaleAnswer(StrEnum):
+    """What `keep_scale.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+
+
+class ScaledPool(NamedTuple):
+    """An item of the list that `keep_scale.lua` takes."""
+
+    pool: str
+    decision: str
+    memory: str
+
+
+def keep_scale(
+    store: Store,
+    *,
+    epoch: int,
+    ttl_ms: int,
+    pools: Sequence[ScaledPool],
+) -> KeepScaleAnswer:
+    """Keep how many workers each pool needs, in place of what was kept before."""
+    keys = store.keys
+    reply = store.run(
+        "keep_scale",
+        [
+            keys.leader(),
+            keys.scale(),
+            keys.scale_memory(),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            ttl_ms,
+            *(
+                part
+                for item in pools
+                for part in (
+                    item.pool,
+                    item.decision,
+                    item.memory,
+                )
+            ),
+        ],
+    )
+    return KeepScaleAnswer(reply.decode())
+
+
 def lead(
     store: Store,
     *,
@@ -1298,6 +1392,38 @@ def note(
     return int(reply)
 
 
+class NoteFileAnswer(StrEnum):
+    """What `note_file.lua` answers."""
+
+    OK = "ok"
+    NO_JOB = "no job"
+
+
+def note_file(
+    store: Store,
+    *,
+    job_id: str,
+    name: str,
+    number: int,
+    never_planned: Sequence[str],
+) -> NoteFileAnswer:
+    """Note the number of a file of a watched folder, before it is planned, in the place of files that never were."""
+    keys = store.keys
+    reply = store.run(
+        "note_file",
+        [
+            keys.job(job_id),
+            keys.stream_files(job_id),
+        ],
+        [
+            name,
+            number,
+            *(item for item in never_planned),
+        ],
+    )
+    return NoteFileAnswer(reply.decode())
+
+
 class NoteStreamAnswer(StrEnum):
     """What `note_stream.lua` answers."""
 
@@ -1315,7 +1441,7 @@ def note_stream(
     lag: int | None,
     away: str | None,
 ) -> NoteStreamAnswer:
-    """Note how the stream that a job reads stands."""
+    """Note the lag of the stream that a job reads."""
     keys = store.keys
     reply = store.run(
         "note_stream",
@@ -1530,7 +1656,6 @@ def push(
             sequence,
             max_streams,
             max_bytes,
-            keys.events(),
         ],
     )
     return PushReply(
@@ -2274,6 +2399,7 @@ def submit(
     ends_at_commit: bool,
     reads_stream: bool,
     any_version: bool,
+    announces: str | None,
     stages: Sequence[NewStage],
 ) -> SubmitReply:
     """Accept a job, or find the one that was accepted under the same idempotency key."""
@@ -2285,7 +2411,7 @@ def submit(
             keys.index(),
             keys.jobs(),
             keys.live_jobs(),
-            keys.idempotency(idempotency_key) if idempotency_key is not None else "",
+            keys.idempotency(idempotency_key) if idempotency_key is not None else keys.absent(),
             keys.inline_input(job_id),
             keys.uploads(),
             keys.tenant_jobs(tenant),
@@ -2324,6 +2450,7 @@ def submit(
             int(ends_at_commit),
             int(reads_stream),
             int(any_version),
+            "" if announces is None else announces,
             keys.events(),
             *(
                 part
@@ -2375,6 +2502,43 @@ def take_request(
             taken,
             returned,
             hold_ms,
+        ],
+    )
+    return int(reply)
+
+
+def trend(
+    store: Store,
+    *,
+    name: str,
+    job: str,
+    units: float,
+    useful_us: int,
+    padding_us: int,
+    idle_us: int,
+    facts: str,
+    max_points: int,
+    max_trends: int,
+) -> int:
+    """Add what a worker took for rows of a job to the history of an operator on a type of device, one point a job."""
+    keys = store.keys
+    reply = store.run(
+        "trend",
+        [
+            keys.trends(),
+            keys.trends_used(),
+        ],
+        [
+            store.now_ms,
+            name,
+            job,
+            units,
+            useful_us,
+            padding_us,
+            idle_us,
+            facts,
+            max_points,
+            max_trends,
         ],
     )
     return int(reply)

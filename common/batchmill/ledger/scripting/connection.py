@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import time
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -15,7 +16,8 @@ from batchmill.backoff import Backoff
 from batchmill.ledger.formats.keys import Keys
 from batchmill.ledger.scripting.script_text import script_text
 from batchmill.redis_access.address import RedisAddress
-from batchmill.redis_access.connections import connection_class, unavailable
+from batchmill.redis_access.connections import unavailable
+from batchmill.redis_access.reaching import connection_class, connection_parameters
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -32,7 +34,7 @@ def connect(url: str) -> redis.Redis:
     """
     address = RedisAddress.parse(url)
     options: dict[str, Any] = {
-        **address.parameters(),
+        **connection_parameters(address),
         **({} if address.path is not None else {"socket_keepalive": True}),
     }
     pool = redis.ConnectionPool(
@@ -44,6 +46,11 @@ def connect(url: str) -> redis.Redis:
         **options,
     )
     return redis.Redis.from_pool(pool)
+
+
+def literally(text: str) -> str:
+    """A pattern for Redis that means this text alone."""
+    return re.sub(r"([*?\[\]\\^])", r"\\\1", text)
 
 
 class RedisBackoff(AbstractBackoff):

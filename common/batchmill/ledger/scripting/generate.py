@@ -183,7 +183,7 @@ def _key(key: Key, items: Items | None, header: Header) -> str:
     spelled = f"keys.{key.name}({', '.join(_source(param, items, header) for param in key.params)})"
     if not key.optional:
         return spelled
-    return f'{spelled} if {key.params[0]} is not None else ""'
+    return f"{spelled} if {key.params[0]} is not None else keys.absent()"
 
 
 def _source(param: str, items: Items | None, header: Header) -> str:

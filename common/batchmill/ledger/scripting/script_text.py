@@ -115,7 +115,7 @@ def _key_fields(scope: Scope, table: str, offset: str = "") -> str:
     fields = []
     for at, key in enumerate(scope.keys, 1):
         value = _place(table, at, offset)
-        fields.append(f"{key.name} = {f'given({value})' if key.optional else value}")
+        fields.append(f"{key.name} = {f'given_key({value})' if key.optional else value}")
     return ", ".join(fields)
 
 

@@ -6,6 +6,11 @@ local function given(text)
   if text ~= '' then return text end
 end
 
+-- A key that may be left out. What is sent in its place has the prefix of all keys: servers check that.
+local function given_key(key)
+  if string.sub(key, -7) ~= ':absent' then return key end
+end
+
 -- An attempt: "job|stage|shard|token".
 local function attempt_key(job_id, stage, shard_id, token)
   return table.concat({job_id, stage, shard_id, token}, '|')

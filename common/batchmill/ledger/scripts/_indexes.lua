@@ -15,8 +15,10 @@
 -- indexed          field of a job and of a stage: the entries that it has now
 -- work             hash: how much there is, summed over the jobs that have not ended. "WHAT MAY-RUN POOL OPERATOR": of the
 --                  stages of jobs that may run (1) or not (0), the shards that are planned, queued, running and waiting, the
---                  rows left, done and dead, and the jobs ("held", one in each pool); "job STATE POOL OPERATOR": jobs by
---                  their first stage; "spent - POOL": those of them that are paused at their budget; "owner - TENANT": jobs
+--                  rows left, done and dead, the jobs ("held", one in each pool), the microseconds of device time that the
+--                  rows left will take by what the stage's rows took ("expected"), the rows left of stages of which no row
+--                  was charged ("unpaced"), and the stages whose source has an unknown length ("open");
+--                  "job STATE POOL OPERATOR": jobs by their first stage; "spent - POOL": those of them that are paused at their budget; "owner - TENANT": jobs
 --                  "generation": who counted all anew last, see `recount.lua`
 -- counted          field of a job and of a stage: "GENERATION WHAT": what of it is in the sums of that generation
 local AGEING_MS = 60000  -- a job that waits for this long rises by one priority class
@@ -142,9 +144,22 @@ local function counted_by(generation, text)
   return by == generation and what or ''
 end
 
--- Count a stage as `now_counted` says, "may-run planned queued running waiting left done dead held", instead of as before;
--- empty: not at all.
-local COUNTS = {'planned', 'queued', 'running', 'waiting', 'left', 'done', 'dead', 'held'}
+-- What the rows left of a stage will cost, by what its own rows have cost: microseconds of device time, loads of models left
+-- out; and the rows of which that is not known. One of the two is 0.
+local PACE_FIELDS = {'cost useful_us', 'cost padding_us', 'cost retried_us', 'cost idle_us', 'cost rows'}
+local function expected_time(stage, left)
+  if left == 0 then return 0, 0 end
+  local us, rows = 0, 0
+  for at, amount in ipairs(redis.call('HMGET', stage, unpack(PACE_FIELDS))) do
+    if at < #PACE_FIELDS then us = us + tonumber(amount or '0') else rows = tonumber(amount or '0') end
+  end
+  if rows == 0 then return 0, left end
+  return math.floor(left * us / rows), 0
+end
+
+-- Count a stage as `now_counted` says, "may-run planned queued running waiting left done dead held expected unpaced open",
+-- instead of as before; empty: not at all.
+local COUNTS = {'planned', 'queued', 'running', 'waiting', 'left', 'done', 'dead', 'held', 'expected', 'unpaced', 'open'}
 local function count_stage(index, generation, stage, worked_for, before, now_counted)
   if now_counted == before then return end
   local was, is = {}, {}
@@ -220,8 +235,13 @@ local function index_stage(index, job, job_id, number, found, now)
   local now_counted = ''
   if not is_final(found.state) then
     local planned_shards = math.max(live - in_flight - waiting, 0)
-    now_counted = string.format('%d %.0f %.0f %.0f %.0f %.0f %.0f %.0f %d', may_run and 1 or 0, planned_shards, queued,
-      running, waiting, math.max(left, 0), done, dead, found.pools[pool] and 0 or 1)
+    local to_do = joins == '1' and found.left or math.max(left, 0)
+    local expected, unpaced = expected_time(stage, to_do)
+    local is_open = number == 0 and planned ~= '1' and not total and not lag
+    now_counted = string.format('%d %.0f %.0f %.0f %.0f %.0f %.0f %.0f %d %.0f %.0f %d', may_run and 1 or 0, planned_shards,
+      queued, running, waiting, math.max(left, 0), done, dead, found.pools[pool] and 0 or 1, expected, unpaced,
+      is_open and 1 or 0)
+    found.left = to_do  -- a stage that runs with this one has its rows
   end
   count_stage(index, found.generation, stage, worked_for, counted_by(found.generation, counted), now_counted)
   found.pools[pool], found.worked_for = true, found.worked_for or worked_for

@@ -185,7 +185,13 @@ local function stop_job(job, now, after, failure)
   return true
 end
 
--- The job has ended; nothing of it is at work any more. keys: `job`, `live_jobs`, `ended_jobs`, `clock_seen`, `inline_input`.
+-- Something happened to a job that its webhooks report; once, however often it is written.
+local function announce(keys, what, job_id, now)
+  redis.call('ZADD', keys.announcements, 'NX', now, what .. ' ' .. job_id)
+end
+
+-- The job has ended; nothing of it is at work any more. keys: `job`, `live_jobs`, `ended_jobs`, `clock_seen`,
+-- `inline_input`, `announcements`.
 local function end_job(keys, before, after, job_id, now)
   end_pause(keys.job, now)
   move_job(keys.job, before, after)
@@ -196,6 +202,7 @@ local function end_job(keys, before, after, job_id, now)
   local created = redis.call('HGET', keys.job, 'created_at') or '0'
   redis.call('ZADD', keys.ended_jobs, math.max(now, tonumber(trusted), tonumber(created)), job_id)
   redis.call('DEL', keys.inline_input)
+  if redis.call('HEXISTS', keys.job, 'announces') == 1 then announce(keys, after, job_id, now) end
 end
 
 -- The same of one of its stages. keys: `stage`, `ready`, `waiting`, `live_shards`.

@@ -26,6 +26,7 @@
 -- @key clock_seen
 -- @key inline_input
 -- @key unreported
+-- @key announcements
 -- @key cost_tenants
 -- @key cost_pools
 -- @key cost_days
@@ -114,6 +115,18 @@ local function note_pace(job, stage)
   redis.call('HSET', stage, 'rate_at', now, 'rate_rows', settled)
 end
 
+-- Announce that a job has as many failed rows, in all its stages, as one of its webhooks asks for.
+local function announce_dead_rows(job, rows)
+  local asked = rows > 0 and redis.call('HGET', job, 'announces')
+  if not asked then return end
+  local dead = redis.call('HINCRBY', job, 'dead_announced', rows)
+  for limit in string.gmatch(asked, '%d+') do
+    if dead >= tonumber(limit) and dead - rows < tonumber(limit) then
+      announce(keys, 'dead_rows:' .. limit, args.attempt.job_id, now)
+    end
+  end
+end
+
 -- Count what an attempt has made of a shard in a stage; `made` has the fields of the arguments.
 local function settle_shard(job, of, shard_id, made)
   local rows = tonumber(made.rows) + tonumber(made.rows_dead)
@@ -147,6 +160,7 @@ local function settle_shard(job, of, shard_id, made)
     if most > 0 and most < 1 then most = most * math.max(tonumber(total or '0'), tonumber(in_plan or '0')) end
     if dead > most then stop_job(job, now, 'failing', made.too_many_dead) end
   end
+  announce_dead_rows(job, tonumber(made.rows_dead))
   note_pace(job, of.stage)
   return tonumber(made.results or made.rows)
 end

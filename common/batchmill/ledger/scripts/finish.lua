@@ -8,6 +8,7 @@
 -- @key ended_jobs
 -- @key clock_seen
 -- @key between_stages
+-- @key announcements
 -- @key streams
 -- @arg now: clock
 -- @arg epoch: int
@@ -31,6 +32,8 @@
 --
 -- ended_jobs  sorted set: job id scored by when it ended (ms), not before it began and not before the last time that a
 --             leader trusted, so that a clock that was behind makes no job old; 0: to be deleted now
+-- announcements  sorted set: "STATE job id" of jobs with webhooks that ended, "dead_rows:N job id" of those with N failed
+--             rows, scored by when (ms)
 if not leads(keys.leader, args.epoch) then return answer.deposed end
 local state = redis.call('HGET', keys.job, 'state')
 if not state or not is_final(args.state) or not may_move_job(state, args.state) then return answer.busy end

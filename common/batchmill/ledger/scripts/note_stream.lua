@@ -1,4 +1,4 @@
--- Note how the stream that a job reads stands.
+-- Note the lag of the stream that a job reads.
 --
 -- @key leader
 -- @key job

@@ -17,36 +17,31 @@
 -- @arg sequence: int  its number of these rows: more than that of all before
 -- @arg max_streams: int  of a tenant
 -- @arg max_bytes: int  of rows of a tenant that are not settled
--- @arg channel: channel
 -- @answers ok | known | full | too many
 -- @returns offset: text  of the entry, or of the last one
 -- @returns held: int  bytes that the tenant's streams hold
 --
+-- ok: also where this very blob was added before: the answer was lost, and the call came again.
 -- known: the producer has sent this number, or a later one. full: the tenant holds `max_bytes`. too many: it has
 -- `max_streams` streams.
 --
 -- pushed          stream of entries: rows, end (rows ever added up to it), nbytes, and data or blob
 -- pushed_state    hash: rows (ever added), nbytes (of those that are there)
--- producers       hash: producer to the last number that it sent; the 10,000 that sent last. producers_used  sorted set: when
+-- producers       hash: producer to the last number that it sent, its offset and its blob; the 10,000 that sent last. producers_used  sorted set: when
 -- tenant_streams  hash: stream to the bytes that it holds. pushed_streams  set: "tenant stream"
 local MAX_PRODUCERS = 10000
 local held = 0
 for _, nbytes in ipairs(redis.call('HVALS', keys.tenant_streams)) do held = held + tonumber(nbytes) end
 if args.producer then
   local last = redis.call('HGET', keys.producers, args.producer)
-  if last and tonumber(args.sequence) <= tonumber(last) then return {answer.known, '', held} end
+  local number, offset, blob = string.match(last or '', '^(%d+) ?(%S*) ?(.*)$')
+  if number and args.blob and args.blob == blob then return {answer.ok, offset, held} end
+  if number and tonumber(args.sequence) <= tonumber(number) then return {answer.known, '', held} end
 end
 if held + tonumber(args.nbytes) > tonumber(args.max_bytes) then return {answer.full, '', held} end
 local is_new = redis.call('HEXISTS', keys.tenant_streams, args.name) == 0
 if is_new and redis.call('HLEN', keys.tenant_streams) >= tonumber(args.max_streams) then
   return {answer.too_many, '', held}
-end
-if args.producer then
-  redis.call('HSET', keys.producers, args.producer, args.sequence)
-  redis.call('ZADD', keys.producers_used, now, args.producer)
-  if redis.call('ZCARD', keys.producers_used) > MAX_PRODUCERS then
-    redis.call('HDEL', keys.producers, redis.call('ZPOPMIN', keys.producers_used)[1])
-  end
 end
 redis.call('HINCRBY', keys.tenant_streams, args.name, args.nbytes)
 redis.call('SADD', keys.pushed_streams, args.tenant .. ' ' .. args.name)
@@ -54,4 +49,11 @@ local rows_end = redis.call('HINCRBY', keys.pushed_state, 'rows', args.rows)
 redis.call('HINCRBY', keys.pushed_state, 'nbytes', args.nbytes)
 local offset = redis.call('XADD', keys.pushed, '*', 'rows', args.rows, 'end', string.format('%.0f', rows_end),
                           'nbytes', args.nbytes, args.data and 'data' or 'blob', args.data or args.blob)
+if args.producer then
+  redis.call('HSET', keys.producers, args.producer, table.concat({args.sequence, offset, args.blob or ''}, ' '))
+  redis.call('ZADD', keys.producers_used, now, args.producer)
+  if redis.call('ZCARD', keys.producers_used) > MAX_PRODUCERS then
+    redis.call('HDEL', keys.producers, redis.call('ZPOPMIN', keys.producers_used)[1])
+  end
+end
 return {answer.ok, offset, held + tonumber(args.nbytes)}

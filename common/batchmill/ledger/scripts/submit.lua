@@ -33,6 +33,7 @@
 -- @arg ends_at_commit: flag  nothing is to be closed or deleted at its end
 -- @arg reads_stream: flag  its source has no end
 -- @arg any_version: flag  its stages are bound to no version of their operators
+-- @arg announces: text?  it has webhooks: "ends", and the numbers of failed rows that they report: "ends 10 500"
 -- @arg channel: channel
 -- @each stages: NewStage
 -- @param stage: int
@@ -63,6 +64,7 @@
 --              must_resume (1: what `resumed_from` left is still to be taken over), stages_open (that are not settled),
 --              ends_at_commit (1: its last commit ends it; no checkpoint was stored), tenant, live_in (key), stage_count, priority,
 --              deadline_ms, indexed, counted, inline_bytes, budget_nano, cost_nano, noted, paused_for,
+--              announces, dead_announced (failed rows that were counted for it)
 --              savepoint (of a drained job over a stream: the cursor of its first stage), stream_away (why its source
 --              cannot be asked)
 -- stage        hash: joins (1: it runs with the stage before it, and has the same shards), operator_version, revision (version and code, from the first claim), any_version (1: of several versions), worked_for ("pool operator"), turn, indexed, counted, cursor, planned (1: its input's end was reached),
@@ -73,7 +75,8 @@
 --              rows_filtered (of those done, without a result), and of a stage that is not the last: buffer_bytes, rows_out
 --              and bytes_out (committed results), bytes_freed (of those that the next stage has settled), freed (how far
 --              its parts are freed, see `encodings.py`), freed_at (settled shards of the next stage by then),
---              last_queued_at (or when the job was resumed), lag (rows that its stream has and that are not planned), and its cost, in fields as those of cost_tenants, "cost …"
+--              last_queued_at (or when the job was resumed), lag (rows that its stream has and that are not planned),
+--              kept (of which shards of a stream something is kept, see `KeptShards`), and its cost, in fields as those of cost_tenants, "cost …"
 -- streams      sorted set: jobs that read streams and have not ended, by when they were submitted
 -- idempotency  string, see `_encodings.lua`; goes with the job: Redis' clock, which may jump, does not end it
 if redis.call('EXISTS', keys.job) == 1 then return {answer.accepted, args.job_id, 0} end  -- asked again: the answer was lost
@@ -118,6 +121,7 @@ if is_planned then begin_job(keys.job, 'pending', now) end
 if args.budget_nano then redis.call('HSET', keys.job, 'budget_nano', args.budget_nano) end
 if args.deadline_ms then redis.call('HSET', keys.job, 'deadline_ms', args.deadline_ms) end
 if args.ends_at_commit then redis.call('HSET', keys.job, 'ends_at_commit', 1) end
+if args.announces then redis.call('HSET', keys.job, 'announces', args.announces) end
 if args.inline_rows then redis.call('SET', keys.inline_input, args.inline_rows) end
 if args.replay_of then redis.call('HSET', keys.job, 'replay_of', args.replay_of) end
 if args.resumed_from then redis.call('HSET', keys.job, 'resumed_from', args.resumed_from, 'must_resume', 1) end

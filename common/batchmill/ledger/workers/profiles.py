@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.jobs.stage_cost import StageCost, stage_cost_name
 from batchmill.ledger.scripting import calls
-from batchmill.ledger.scripting.connection import redis_errors
+from batchmill.ledger.scripting.connection import literally, redis_errors
 
 if TYPE_CHECKING:
     from batchmill.jobs.job import StageSpec
@@ -28,6 +28,12 @@ class ProfileLedger:
         with redis_errors():
             found: bytes | None = self._store.redis.hget(self._keys.profiles(), name)
         return found
+
+    def beginning_with(self, name: str) -> dict[str, bytes]:
+        """Return the profiles whose names begin so, by name."""
+        with redis_errors():
+            found = self._store.redis.hscan_iter(self._keys.profiles(), f"{literally(name)}*", count=MAX_PROFILES)
+            return {key.decode(): value for key, value in found}
 
     def cost_of(self, stage: StageSpec, version: str) -> StageCost | None:
         """What a row of a stage costs, by a version of its operator; None if it is not known."""

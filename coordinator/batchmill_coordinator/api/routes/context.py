@@ -17,18 +17,19 @@ from batchmill.ledger.formats.unreadable import UnreadableJob
 from batchmill.ledger.jobs import no_such_job
 from batchmill_coordinator.admission.reruns import job_request
 from batchmill_coordinator.fleet.pools import what_pool_lacks
+from batchmill_coordinator.fleet.shown_workers import shown_workers
 from batchmill_coordinator.results.dead_rows import FIRST
 from batchmill_coordinator.results.pages import StagePlace
 from batchmill_coordinator.roles.cache_sweep import clear_row_cache
 from batchmill_coordinator.status.job_log_page import page_of
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
     from contextlib import AbstractAsyncContextManager
 
     from pydantic import BaseModel
 
     from batchmill.fleet import PoolStatus, WorkerInfo
+    from batchmill.insights.trends import Trend
     from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.dead_letters import DeadLetter
     from batchmill.jobs.index_status import IndexStatus
@@ -53,8 +54,10 @@ if TYPE_CHECKING:
     from batchmill_coordinator.lane.served import ModelState
     from batchmill_coordinator.lane.target import LaneTarget
     from batchmill_coordinator.metering.lane import LaneMetrics
+    from batchmill_coordinator.planning.plans import Plans
     from batchmill_coordinator.results.dead_rows import DeadRowFilter
     from batchmill_coordinator.results.pages import ResultPage
+    from batchmill_coordinator.scheduling.scaling.view import ScaleView
     from batchmill_coordinator.service import Service
 
 
@@ -92,10 +95,9 @@ class Context:
 
     def _find(self, job_id: str) -> JobRecord | UnreadableJob:
         """Return a job's record, or what is known of it if that cannot be read."""
-        found = self._ledger.jobs.find(job_id)
-        if not self.access.may_see(found.tenant):
-            raise no_such_job(job_id)
-        return found
+        if self.access.may_see((found := self._ledger.jobs.find(job_id)).tenant):
+            return found
+        raise no_such_job(job_id)
 
     def submit(self, request: JobRequest) -> tuple[JobStatus, bool]:
         """Submit a job; return its status, and whether it is new."""
@@ -185,8 +187,7 @@ class Context:
 
     def costs(self, limit: int) -> CostTotals:
         """Return what all jobs cost; for a tenant, what its own jobs cost."""
-        totals = self._ledger.costs.totals()
-        return totals.report(self._service.settings.currency, limit, self._own_tenant)
+        return self._ledger.costs.totals().report(self._service.settings.currency, limit, self._own_tenant)
 
     def log(self, job_id: str, after: LogCursor, level: LogLevel, limit: int) -> LogPage:
         """Return a page of a job's log."""
@@ -253,18 +254,33 @@ class Context:
         """The batches of all tenants; routes name their own."""
         return self._service.batches
 
+    @property
+    def plans(self) -> Plans:
+        """The plans of all tenants; routes name their own."""
+        return self._service.plans
+
     def workers(self) -> list[WorkerInfo]:
         """Return the workers that are present, each with the attempts it runs of jobs that this request may see."""
-        found = self._ledger.fleet.workers(self._ledger.now_ms())
-        return [self._without_foreign_jobs(worker) for worker in found]
+        if self.access.sees_all:
+            return self._ledger.fleet.workers(self._ledger.now_ms())
+        return shown_workers(self._ledger, self.access.may_see)
 
     def pools(self) -> list[PoolStatus]:
         """Return what runs and what waits in each pool, of all tenants together."""
         return self._service.backlog.pools()
 
+    @property
+    def scaling(self) -> ScaleView:
+        """How many workers the pools need and what they cost, of all tenants together."""
+        return self._service.scaling
+
     def operators(self) -> list[OperatorInfo]:
         """Return the operators that workers have announced, without those that only the service itself uses."""
         return [each for each in self._ledger.fleet.operators() if not each.name.startswith(RESERVED_OPERATORS)]
+
+    def trends(self, operator: str | None) -> list[Trend]:
+        """Return the histories of operators; of one with its jobs."""
+        return self._service.trends(operator)
 
     def cache_stats(self) -> CacheStats:
         """Return the statistics of the row cache."""
@@ -309,8 +325,8 @@ class Context:
         return self._service.served
 
     def served_model(self, name: str) -> ServedModel:
-        """Return a served model. Raises `ModelNotFound`."""
-        found = self.served.get(name)
+        """Return a served model, or `OPERATOR:MODEL`. Raises `ModelNotFound`."""
+        found = self.served.find(name)
         if found is None:
             raise ModelNotFound(
                 f"the model {name[:128]!r} is not served.",
@@ -319,8 +335,8 @@ class Context:
             )
         return found
 
-    def model_state(self, name: str) -> ModelState:
-        """Return whether a served model is loaded. Raises `ModelNotFound`."""
+    def model_state(self, name: str) -> tuple[ModelState, str | None]:
+        """Return whether a served model is loaded, and why if it has failed. Raises `ModelNotFound`."""
         return self._service.served_loader.state(name, self.served_model(name))
 
     def lane_call(
@@ -369,18 +385,6 @@ class Context:
     def _own_tenant(self) -> str | None:
         """The one tenant that this request may see; None: all."""
         return None if self.access.sees_all else self.access.tenant
-
-    def _without_foreign_jobs(self, worker: WorkerInfo) -> WorkerInfo:
-        if self.access.sees_all or not worker.running:
-            return worker
-        mine = self._visible({attempt.split("|")[0] for attempt in worker.running})
-        return worker.model_copy(
-            update={"running": [attempt for attempt in worker.running if attempt.split("|")[0] in mine]}
-        )
-
-    def _visible(self, job_ids: set[str]) -> set[str]:
-        records: Sequence[JobRecord] = self._ledger.jobs.read_many(sorted(job_ids))
-        return {record.id for record in records if self.access.may_see(record.tenant)}
 
 
 async def _context(request: Request) -> Context:

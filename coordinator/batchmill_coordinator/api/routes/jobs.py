@@ -1,15 +1,16 @@
-"""Jobs over HTTP: submitted, listed, read, followed, paused, cancelled, deleted."""
+"""Jobs over HTTP: planned, submitted, listed, read, followed, paused, cancelled, deleted."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Header, Query, Request, Response
+from fastapi import APIRouter, Depends, Header, Path, Query, Request, Response
 from fastapi.sse import EventSourceResponse, ServerSentEvent
 from pydantic import BaseModel
 
 from batchmill.errors import Conflict, NotFound
+from batchmill.insights.plans import Plan, PlanList
 from batchmill.jobs.job import JobRequest
 from batchmill.jobs.rerun import RerunRequest
 from batchmill.jobs.status import CheckedJob, JobStatus
@@ -23,6 +24,8 @@ router = APIRouter(prefix="/v1", tags=["jobs"], route_class=ApiRoute)
 NewBudget = Annotated[float | None, Query(ge=1e-6, le=1e6)]
 AnyVersion = Annotated[bool, Query()]
 KNOWN: Responses = {200: {"model": JobStatus, "description": "The idempotency key is known: the status of its job."}}
+PlanId = Annotated[str, Path(max_length=128)]
+SUBMITTED: Responses = {200: {"model": JobStatus, "description": "It was submitted before: the status of its job."}}
 EVENTS = "text/event-stream"
 EVENT = {
     "type": "object",
@@ -53,6 +56,43 @@ def submit(context: CurrentContext, request: Annotated[JobRequest, json_body(Job
 def check(context: CurrentContext, request: Annotated[JobRequest, json_body(JobRequest)]) -> Response:
     """Check a request over files as if it was submitted, and submit nothing."""
     return json_response(context.check(request))
+
+
+@router.post("/plans", status_code=202, response_model=Plan, responses=BODIES)
+@heavy
+def plan(context: CurrentContext, request: Annotated[JobRequest, json_body(JobRequest)]) -> Response:
+    """Plan a job, whose body is that of `POST /v1/jobs`: workers run a sample of its rows; nothing else is run."""
+    return json_response(context.plans.create(request, context.access.tenant), 202)
+
+
+@router.get("/plans", response_model=PlanList, responses=raises(NotFound))
+def list_plans(
+    context: CurrentContext,
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    after: Annotated[str | None, Query(max_length=128)] = None,
+) -> Response:
+    """List the plans of the tenant, the newest first, with what their jobs took."""
+    found, more = context.plans.page(context.access.tenant, limit, after)
+    return json_response(PlanList(plans=found, next=found[-1].id if more else None))
+
+
+@router.get("/plans/{plan_id}", response_model=Plan, responses=raises(NotFound))
+def read_plan(context: CurrentContext, plan_id: PlanId) -> Response:
+    """Show a plan."""
+    return json_response(context.plans.find(plan_id, context.access))
+
+
+@router.post(
+    "/plans/{plan_id}/submit",
+    status_code=201,
+    response_model=JobStatus,
+    responses={**SUBMITTED, **raises(Conflict, NotFound)},
+)
+@heavy
+def submit_plan(context: CurrentContext, plan_id: PlanId) -> Response:
+    """Submit the job of a plan, once; a deadline that the plan says cannot be held is refused."""
+    job_id, is_new = context.plans.submit(plan_id, context.access)
+    return json_response(context.status(job_id), 201 if is_new else 200)
 
 
 @router.get("/jobs", response_model=JobList, responses=raises(NotFound))

@@ -7,7 +7,7 @@ from typing import Literal
 from fastapi import APIRouter, Response
 from pydantic import BaseModel
 
-from batchmill.errors import NotFound
+from batchmill.errors import Forbidden, NotFound
 from batchmill.storage.served_models import ModelKind
 from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
@@ -18,7 +18,10 @@ router = APIRouter(prefix="/v1", tags=["models"], route_class=ApiRoute)
 
 
 class ModelStatus(BaseModel):
-    """A served model. created: seconds since the epoch. kind: which routes answer for it; null: calls only."""
+    """A served model.
+
+    created: seconds since the epoch. kind: which routes answer for it; null: calls only. error: why it has failed.
+    """
 
     id: str
     object: Literal["model"] = "model"
@@ -28,6 +31,7 @@ class ModelStatus(BaseModel):
     pool: str
     kind: ModelKind | None
     state: ModelState
+    error: str | None
 
 
 class ModelList(BaseModel):
@@ -50,8 +54,19 @@ def read(context: CurrentContext, name: str) -> Response:
     return json_response(_status(context, name))
 
 
+@router.delete("/models/{name:path}", status_code=403, responses=raises(Forbidden, NotFound))
+def delete(context: CurrentContext, name: str) -> Response:
+    """Refuse to delete a model: those that are served are in the settings."""
+    context.served_model(name)
+    raise Forbidden(
+        f"the model {name[:128]!r} is not a client's to delete.",
+        hint="Remove it from the file of BATCHMILL_MODELS, and restart the coordinators.",
+    )
+
+
 def _status(context: CurrentContext, name: str) -> ModelStatus:
     model = context.served_model(name)
+    state, error = context.model_state(name)
     return ModelStatus(
         id=name,
         created=context.served.created_at,
@@ -59,5 +74,6 @@ def _status(context: CurrentContext, name: str) -> ModelStatus:
         operator=model.operator,
         pool=model.pool,
         kind=model.answers,
-        state=context.model_state(name),
+        state=state,
+        error=error,
     )

@@ -30,7 +30,8 @@ from batchmill.errors import (
 )
 from batchmill_coordinator.api.openai_errors import BAD_REQUEST, UNPROCESSABLE
 from batchmill_coordinator.api.openapi import JSON, REF, raises, request_body
-from batchmill_coordinator.api.validation import explain, first_fault, no_json
+from batchmill_coordinator.api.validation import explain, no_json
+from batchmill_coordinator.endpoints.validation import first_fault
 
 if TYPE_CHECKING:
     from collections.abc import Callable

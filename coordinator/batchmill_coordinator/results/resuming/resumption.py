@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
     from batchmill.jobs.files import FileSource, UploadSource
     from batchmill.jobs.job import JobSpec
+    from batchmill.jobs.streams.source import AnyStream
     from batchmill.jobs.unfinished import UnfinishedShard, UnfinishedWork
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.formats.settlement import Settled
@@ -168,7 +169,7 @@ class Resumption:
 
     def _digest(
         self,
-        source: FileSource | UploadSource | ResultsSource | None,
+        source: FileSource | UploadSource | ResultsSource | AnyStream | None,
         inline: bytes,
         description: SourceDescription | None,
     ) -> str:

@@ -88,7 +88,7 @@ class LlamaCppEngine:
         key = secrets.token_hex(16)
         self._server = _load(operator, model, wanted, places, threads or default_threads(), key)
         self._tokenizer = _ServerTokenizer(self._server.listening_address, key)
-        self.limits = EngineLimits(self._tokenizer.context(), places, keeps_prefixes=True)
+        self.limits = EngineLimits(self._tokenizer.context(), places, keeps_prefixes=True, continues=True)
         self._threads = ThreadPoolExecutor(places, thread_name_prefix="llamacpp")
         self._deltas = DeltaQueue()
         self._aborted: set[int] = set()
@@ -97,6 +97,10 @@ class LlamaCppEngine:
     def render(self, draft: Draft, sampling: Sampling, on_long: OnLong) -> Prompt:
         """Make the prompt of a row. Raises `ContextTooLong`."""
         return fit(self._tokenizer, draft, (self.limits.context or 0) - sampling.max_tokens, on_long)
+
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of a text that it has made."""
+        return self._tokenizer.encode(text)
 
     def submit(self, generation: Generation, place: int) -> None:
         """Begin a generation."""
@@ -139,7 +143,7 @@ class LlamaCppEngine:
     def _generate(self, generation: Generation, place: int) -> None:
         """Run one generation, in a thread of the pool."""
         number = generation.number
-        pieces: list[str] = []
+        pieces = [generation.begun_text]
         logprobs: list[TokenLogprob] = []
         finish, has_ended = "", False
 
@@ -157,14 +161,16 @@ class LlamaCppEngine:
             usage = chunk.get("usage")
             if finish and usage:
                 has_ended = True
-                self._deltas.put(Delta(number, answer=_answer("".join(pieces), finish, usage, logprobs)))
+                answer = _answer("".join(pieces), finish, usage, logprobs, len(generation.begun_tokens))
+                self._deltas.put(Delta(number, answer=answer))
             else:
-                self._deltas.put(Delta(number, text))
+                self._deltas.put(Delta(number, text, 1 if text else 0))
             return number in self._aborted
 
         request = {
             **_request(generation.sampling),
-            "prompt": list(generation.prompt.tokens),
+            "prompt": [*generation.prompt.tokens, *generation.begun_tokens],
+            "max_tokens": generation.sampling.max_tokens - len(generation.begun_tokens),
             "seed": generation.seed,
             "id_slot": place,
             "stream": True,
@@ -199,9 +205,11 @@ def _request(sampling: Sampling) -> dict[str, Any]:
     return request
 
 
-def _answer(text: str, finish: str, usage: dict[str, Any], logprobs: Sequence[TokenLogprob]) -> Answer:
-    cached = (usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0)
-    return Answer(text, finish, usage["prompt_tokens"], cached, usage["completion_tokens"], tuple(logprobs))
+def _answer(text: str, finish: str, usage: dict[str, Any], logprobs: Sequence[TokenLogprob], begun: int) -> Answer:
+    """Make an answer. begun: how many of its tokens were given with the prompt."""
+    prompt = usage["prompt_tokens"] - begun
+    cached = min((usage.get("prompt_tokens_details") or {}).get("cached_tokens", 0), prompt)
+    return Answer(text, finish, prompt, cached, usage["completion_tokens"] + begun, tuple(logprobs))
 
 
 def _error(about: dict[str, Any]) -> Exception:

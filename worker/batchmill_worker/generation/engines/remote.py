@@ -109,6 +109,10 @@ class RemoteEngine:
         """Return the draft: the service has the tokenizer."""
         return Prompt(draft)
 
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Never called: the service continues no answers."""
+        raise AssertionError(f"the tokens of {text[:20]!r} are not known here")
+
     def takes(self, sampling: Sampling) -> bool:  # noqa: ARG002  # the service's answer is the first that says so
         """Return True: the service will say so itself."""
         return True

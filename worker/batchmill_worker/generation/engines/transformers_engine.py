@@ -95,6 +95,7 @@ class TransformersEngine:
             has_seeds=False,
             has_logprobs=False,
             is_exact=self.precision == "float32",
+            continues=True,
         )
         self._ends = _ends(self._model, self._tokenizer.end)
         self._running: dict[str, _Running] = {}
@@ -110,6 +111,10 @@ class TransformersEngine:
             raise RowError(f"the engine {NAME!r} samples no row where the operator's 'temperature' is 0")
         return fit(self._tokenizer, draft, (self.limits.context or 0) - sampling.max_tokens, on_long)
 
+    def encode(self, text: str) -> tuple[int, ...]:
+        """Return the tokens of a text that it has made."""
+        return self._tokenizer.encode(text)
+
     def takes(self, sampling: Sampling) -> bool:
         """Return whether there is no schema: it knows none."""
         return not sampling.schema
@@ -118,15 +123,16 @@ class TransformersEngine:
         """Begin a generation."""
         sampling, name = generation.sampling, str(generation.number)
         self._running[name] = _Running(generation, self._tokenizer.stream())
+        begun = generation.begun_tokens
         chosen: dict[str, float] = {}
         if self._samples:
             chosen = {"temperature": float(sampling.temperature), "top_p": float(sampling.top_p)}
             if sampling.temperature == 0:
                 chosen = {"temperature": 1.0, "top_p": GREEDY_TOP_P}
         self._manager.add_request(
-            list(generation.prompt.tokens),
+            [*generation.prompt.tokens, *begun],
             request_id=name,
-            max_new_tokens=sampling.max_tokens,
+            max_new_tokens=sampling.max_tokens - len(begun),
             streaming=True,
             eos_token_id=self._ends,
             **chosen,
@@ -169,16 +175,20 @@ class TransformersEngine:
         number = running.generation.number
         tokens = output.generated_tokens
         text = running.stream.read(tokens[running.read :])
+        running.unshown += len(tokens) - running.read
         running.read = len(tokens)
         if not output.is_finished():
-            return Delta(number, text)
+            made, running.unshown = (running.unshown, 0) if text else (0, running.unshown)
+            return Delta(number, text, made)
         del self._running[output.request_id]
         finish = "stop" if tokens and tokens[-1] in self._ends else "length"
-        prompt, cached = len(running.generation.prompt.tokens), self._cached.pop(output.request_id, 0)
+        prompt = len(running.generation.prompt.tokens)
+        cached = min(self._cached.pop(output.request_id, 0), prompt)
+        tokens = [*running.generation.begun_tokens, *tokens]
         answer = Answer(self._tokenizer.decode(tokens), finish, prompt, cached, len(tokens))
         before = self._sums
         self._sums = (before[0] + prompt, before[1] + cached, before[2] + len(tokens))
-        return Delta(number, text, answer)
+        return Delta(number, text, answer=answer)
 
     def _start(self) -> Any:
         from transformers import GenerationConfig
@@ -229,12 +239,14 @@ class TransformersEngine:
 
 
 class _Running:
-    """A row in flight. read: how many of its tokens have become text."""
+    """A row in flight. read: how many of its tokens were read. unshown: how many since there was text."""
 
     def __init__(self, generation: Generation, stream: TokenStream) -> None:
         self.generation = generation
         self.stream = stream
         self.read = 0
+        self.unshown = 0
+        stream.read(generation.begun_tokens)
 
 
 def _import(operator: str) -> Any:

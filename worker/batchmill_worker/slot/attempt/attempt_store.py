@@ -57,7 +57,7 @@ class AttemptStore:
     def rest(self, loaded: LoadedShard, cut: PartAndRest) -> ShardRest:
         """Store what is done of the rest of a shard, and describe it. Raises `StorageError`."""
         rest, left = cut.rest, cut.left
-        if left.is_begun or left.failed:
+        if left.is_begun or left.failed or left.begun:
             rest = replace(rest, checkpoint=self.checkpoint(replace(loaded, shard=rest), left))
         return ShardRest(rest, left.worst)
 

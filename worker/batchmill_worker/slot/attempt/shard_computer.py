@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from batchmill_worker.engine.executor import Executors
     from batchmill_worker.engine.shard_result import ShardResult
     from batchmill_worker.engine.stage_costs import StageCosts
+    from batchmill_worker.engine.trend_recorder import TrendRecorder
     from batchmill_worker.models.operator_cache import OperatorCache
     from batchmill_worker.row_cache.cache import RowCache
     from batchmill_worker.slot.attempt.claimer import ClaimedShard
@@ -33,12 +34,14 @@ class ShardComputer:
         controllers: ControllerCache,
         row_cache: RowCache,
         costs: StageCosts,
+        trends: TrendRecorder,
     ) -> None:
         self._executors = executors
         self._operators = operators
         self._controllers = controllers
         self._row_cache = row_cache
         self._costs = costs
+        self._trends = trends
 
     def compute(
         self, loaded: LoadedShard, claimed: ClaimedShard, save: Callable[[ShardResult], None] | None = None
@@ -52,10 +55,11 @@ class ShardComputer:
         spec, definition, usage = loaded.spec, loaded.definition, claimed.usage
         executor = self._executors.of(definition)
         with self._operators.borrow(definition, spec.params, usage.loading) as operator:
+            backend = operator.backend()
             task = ShardTask(
                 carry=_carried(loaded),
                 should_stop=claimed.lease.should_stop,
-                batching=self._controllers.batching(definition, spec, operator.backend()),
+                batching=self._controllers.batching(definition, spec, backend),
                 has_succeeded=bool(loaded.before.results) or _failed_before(loaded),
                 attempt_id=loaded.shard.ref.attempt_key,
                 usage=usage,
@@ -63,15 +67,17 @@ class ShardComputer:
                 lineage=loaded.pending_lineage,
                 rows=loaded.pending,
                 failures=loaded.failures,
+                begun=loaded.begun,
                 max_bytes=loaded.max_new_bytes,
                 save=save,
             )
 
             def compute(rows: pa.Table) -> ShardResult:
-                started_at = time.perf_counter()
+                started_at, before = time.perf_counter(), usage.measured()
                 result = executor.run(operator, rows, task)
                 if result.rows_settled:
                     self._costs.add(definition, spec, result.rows_settled, time.perf_counter() - started_at)
+                    self._trends.add(definition, spec, loaded.shard.job_id, usage.measured() - before, backend)
                 return result
 
             result = (

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from batchmill.operators.registration import OperatorRegistry
     from batchmill.storage.blobs import BlobStore
     from batchmill_worker.batching.packing import Rows
+    from batchmill_worker.generation.base import BegunAnswer
     from batchmill_worker.runtime.trace import Recorder
     from batchmill_worker.slot.job_cache import JobFiles, JobFilesCache
 
@@ -75,6 +76,14 @@ class LoadedShard:
         if not failed:
             return {}
         return {place: failed[row].failures for place, row in enumerate(self.pending.tolist()) if row in failed}
+
+    @property
+    def begun(self) -> dict[int, BegunAnswer]:
+        """The answers that an earlier attempt has begun, by the index of their row among the pending ones."""
+        known = self.before.begun
+        if not known:
+            return {}
+        return {place: known[row] for place, row in enumerate(self.pending.tolist()) if row in known}
 
     @property
     def spec(self) -> StageSpec:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from batchmill.jobs.dead_letters import DeadLetter
 from batchmill.jobs.retry import tries_row_again
 from batchmill.storage.indexed import INDEX, in_order
+from batchmill_worker.generation.base import BegunAnswer
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -51,6 +52,7 @@ class ShardProgress:
     dead: tuple[DeadLetter, ...] = ()
     failed: dict[int, FailedRow] = field(default_factory=dict)
     cached: frozenset[int] = frozenset()  # rows that are done, with results from the row cache
+    begun: dict[int, BegunAnswer] = field(default_factory=dict)  # answers of rows that are still to be run
 
     def pending(self, shard: Shard) -> Rows:
         """Return the rows of a shard that are still to be run, ascending."""
@@ -88,6 +90,7 @@ class ShardProgress:
             tuple(letter for letter in self.dead if first <= letter.index < behind),
             {row: failed for row, failed in self.failed.items() if first <= row < behind},
             frozenset(row for row in self.cached if first <= row < behind),
+            {row: answer for row, answer in self.begun.items() if first <= row < behind},
         )
 
     def add(self, pending: Rows, result: ShardResult, context: AttemptContext) -> ShardProgress:
@@ -99,7 +102,9 @@ class ShardProgress:
         without_result[[row.index for row in result.dead]] = False
         without_result[result.sources] = False
         empty = pending[without_result]
-        ran = set(pending[result.settled].tolist()) if self.failed else set()
+        ran = set(pending[result.settled].tolist()) if self.failed or self.begun else set()
+        begun = self.begun | {int(pending[place]): answer for place, answer in result.begun.items()}
+        begun = {row: answer for row, answer in begun.items() if row not in ran}
         again = {row: failed for row, failed in self.failed.items() if row not in ran}
         dead = list(self.dead)
         for one in result.dead:
@@ -107,7 +112,7 @@ class ShardProgress:
             _judge(row, self.failed.get(row, FailedRow(0, context.now)), one, context, again, dead)
         cached = self.cached if result.cached is None else self.cached | set(pending[result.cached].tolist())
         now_empty = self.empty | frozenset(empty.tolist())
-        return ShardProgress(self.results + results, now_empty, tuple(dead), again, cached)
+        return ShardProgress(self.results + results, now_empty, tuple(dead), again, cached, begun)
 
     def with_unusable(self, rows: UnusableRows, stage: int, operator: str, worker: str, now: float) -> ShardProgress:
         """Return this progress with the rows that the operator does not see; those it has are left out."""
@@ -206,6 +211,7 @@ def encode_progress(progress: ShardProgress, *, count_from_shard: bool = False) 
         "empty": sorted(progress.empty),
         "dead": [letter.model_dump(mode="json") for letter in progress.dead],
         "cached": sorted(progress.cached),
+        "begun": [[row, answer.text, answer.tokens, answer.model] for row, answer in progress.begun.items()],
         "failed": [[row, failed.failures, failed.first_failed_at] for row, failed in progress.failed.items()],
     }
     table = in_order(progress.results) if progress.results else pa.table({INDEX: pa.array([], pa.int64())})
@@ -223,6 +229,7 @@ def decode_progress(table: pa.Table, first_row: int = 0) -> ShardProgress:
         tuple(letter.model_copy(update={"index": start + letter.index}) for letter in letters),
         {start + row: FailedRow(failures, first) for row, failures, first in about["failed"]},
         frozenset(start + row for row in about["cached"]),
+        {start + row: BegunAnswer(*answer) for row, *answer in about.get("begun", ())},
     )
 
 

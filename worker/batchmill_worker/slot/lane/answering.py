@@ -12,10 +12,12 @@ import pyarrow as pa
 from batchmill.errors import BatchmillError, InvalidRows, OperatorFailed, PayloadTooLarge
 from batchmill.jobs.job import StageSpec
 from batchmill.operators.contract import OperatorKind, RowError
+from batchmill.operators.row_errors import ContextTooLong
 from batchmill.sources.json_rows import table_of_rows
 from batchmill_worker.engine.assembly import CompletedBatch, assemble
 from batchmill_worker.engine.batches import from_batch
 from batchmill_worker.engine.executor import ShardTask
+from batchmill_worker.generation.answers import RowAnswers
 from batchmill_worker.runtime.failures import Failure
 from batchmill_worker.runtime.slot_board import Hook
 from batchmill_worker.slot.lane.outbox import MAX_RESULT_BYTES
@@ -104,21 +106,26 @@ class LaneAnswers:
         rows = ticket.request.rows
         flow = self._requests.flow(operator)
         shard = flow.enter(usage, is_urgent=True, on_text=ticket.text if ticket.request.streams else None)
+        answers = RowAnswers()
         ended: dict[int, dict[str, Any]] = {}
         with ExitStack() as leaving:
             leaving.callback(flow.leave, shard)
             for index, row in enumerate(rows):
                 with _blaming(definition.name, index), operator.guard.calling(Hook.PREPARE):
-                    generation = hooks.render(row, (secrets.randbits(62),), 0)
-                flow.offer(shard, index, generation)
+                    generations = hooks.render(row, (secrets.randbits(62),), 0)
+                    if len(generations) > 1 and ticket.request.streams:
+                        raise ContextTooLong("the prompt has to be split, and parts cannot be streamed")
+                answers.ask(index, generations)
+                for generation in generations:
+                    flow.offer(shard, index, generation)
             while len(ended) < len(rows) and not ticket.is_aborted:
                 flow.wait(shard, WAIT_S)
                 while shard.ended:
                     index, generation, outcome = shard.ended.popleft()
-                    if isinstance(outcome, Exception):
-                        raise _reported(definition.name, outcome, index) from outcome
                     with _blaming(definition.name, index), operator.guard.calling(Hook.FINISH):
-                        ended[index] = hooks.result(generation, outcome)
+                        answered = answers.add(index, generation, outcome)
+                        if answered is not None:
+                            ended[index] = hooks.result(*answered)
         operator.has_succeeded = True
         made = [ended[index] for index in sorted(ended)]
         completed = (

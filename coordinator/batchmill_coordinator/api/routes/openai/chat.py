@@ -8,27 +8,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from batchmill.errors import BatchmillError, ModelNotFound
 from batchmill_coordinator.api.openai_errors import openai_form
 from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.calls import OF_LANE
 from batchmill_coordinator.api.routes.context import CurrentContext
-from batchmill_coordinator.api.routes.openai.generation import (
-    DONE,
-    MaxTokens,
-    ModelName,
-    ResponseFormat,
-    SamplingFields,
-    answer,
-    event,
-    stream,
-)
-from batchmill_coordinator.api.routes.openai.served import refuse, target_of
+from batchmill_coordinator.api.routes.openai.generation import DONE, answer, event, stream
+from batchmill_coordinator.api.routes.openai.served import as_invalid_request, target_of
 from batchmill_coordinator.api.routes.routing import OpenAiRoute, json_body
 from batchmill_coordinator.endpoints.base import Answered
-from batchmill_coordinator.endpoints.chat import chat_completion, chat_head
+from batchmill_coordinator.endpoints.chat import ChatRequest, chat_completion, chat_head, rows_of_chat
 from batchmill_coordinator.endpoints.generated import usage_of
 
 if TYPE_CHECKING:
@@ -38,36 +29,7 @@ if TYPE_CHECKING:
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAiRoute)
 
-ROLES = {"developer": "system", "function": "", "tool": ""}
 STREAM = {"content": {"text/event-stream": {"schema": {"type": "string"}}}}
-
-
-class ContentPart(BaseModel):
-    """A part of a message; only text is supported."""
-
-    type: str
-    text: str | None = None
-
-
-class ChatMessage(BaseModel):
-    """One message of a chat."""
-
-    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
-    content: str | list[ContentPart] | None = None
-
-
-class ChatRequest(SamplingFields):
-    """A chat to continue. Fields that it does not name are ignored."""
-
-    model: ModelName
-    messages: Annotated[list[ChatMessage], Field(min_length=1, max_length=4096)]
-    max_completion_tokens: MaxTokens = None
-    response_format: ResponseFormat | None = None
-    tools: list[Any] | None = None
-    functions: list[Any] | None = None
-    logprobs: bool | None = None
-    audio: dict[str, Any] | None = None
-    modalities: list[str] | None = None
 
 
 class Usage(BaseModel):
@@ -118,38 +80,13 @@ async def chat(
 ) -> Response:
     """Continue a chat with a served model, as OpenAI's API does; with `stream`, as server-sent events."""
     target, _ = await target_of(context, asked.model, "chat")
-    rows = rows_of_chat(asked)
+    with as_invalid_request():
+        rows = rows_of_chat(asked)
     about = Answered(secrets.token_hex(12), asked.model, int(time.time()))
     if asked.stream:
         return await stream(request, context, target, rows, lambda opened: _events(opened, chat_head(about), asked))
     body, _ = chat_completion(about, await answer(request, context, target, rows), len(rows))
     return JSONResponse(body, headers=context.lane_headers)
-
-
-def rows_of_chat(asked: ChatRequest) -> list[dict[str, Any]]:
-    """Return the rows of a request: one for each choice. Raises `InvalidRequest` for what is not supported."""
-    asked.refuse_unsupported("tools", "functions", "logprobs", "audio")
-    if asked.modalities and asked.modalities != ["text"]:
-        raise refuse("modalities", "other than text are not supported")
-    asked = asked.model_copy(update={"max_tokens": asked.max_completion_tokens or asked.max_tokens})
-    messages = [_message(place, message) for place, message in enumerate(asked.messages)]
-    schema = asked.response_format.schema_of() if asked.response_format else None
-    return [{"messages": messages, "options": asked.options(schema, place)} for place in range(asked.choices)]
-
-
-def _message(place: int, message: ChatMessage) -> dict[str, str]:
-    role = ROLES.get(message.role, message.role)
-    if not role:
-        raise refuse(f"messages.{place}.role", f"is {message.role!r}, and tools are not supported")
-    content = message.content
-    if isinstance(content, list):
-        for part in content:
-            if part.type != "text" or part.text is None:
-                raise refuse(f"messages.{place}.content", f"has a part of the type {part.type[:40]!r}, not text")
-        content = "".join(part.text or "" for part in content)
-    if content is None:
-        raise refuse(f"messages.{place}.content", "is missing")
-    return {"role": role, "content": content}
 
 
 async def _events(opened: LaneStream, head: dict[str, Any], asked: ChatRequest) -> AsyncIterator[bytes]:

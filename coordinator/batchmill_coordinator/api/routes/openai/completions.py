@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from batchmill.errors import BatchmillError, ModelNotFound
 from batchmill_coordinator.api.openai_errors import openai_form
@@ -16,18 +16,17 @@ from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.calls import OF_LANE
 from batchmill_coordinator.api.routes.context import CurrentContext
 from batchmill_coordinator.api.routes.openai.chat import STREAM, Usage
-from batchmill_coordinator.api.routes.openai.generation import (
-    DONE,
-    ModelName,
-    SamplingFields,
-    answer,
-    event,
-    stream,
-)
-from batchmill_coordinator.api.routes.openai.served import refuse, target_of
+from batchmill_coordinator.api.routes.openai.generation import DONE, answer, event, stream
+from batchmill_coordinator.api.routes.openai.served import as_invalid_request, target_of
 from batchmill_coordinator.api.routes.routing import OpenAiRoute, json_body
 from batchmill_coordinator.endpoints.base import Answered
-from batchmill_coordinator.endpoints.completions import text_choice, text_completion, text_head
+from batchmill_coordinator.endpoints.completions import (
+    CompletionRequest,
+    rows_of_completion,
+    text_choice,
+    text_completion,
+    text_head,
+)
 from batchmill_coordinator.endpoints.generated import usage_of
 
 if TYPE_CHECKING:
@@ -36,23 +35,6 @@ if TYPE_CHECKING:
     from batchmill_coordinator.api.routes.openai.generation import LaneStream
 
 router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAiRoute)
-
-Text = Annotated[str, Field(min_length=1)]
-Tokens = Annotated[
-    Annotated[list[int], Field(min_length=1)] | Annotated[list[list[int]], Field(min_length=1)],
-    Field(description="Not supported: send text."),
-]
-
-
-class CompletionRequest(SamplingFields):
-    """Texts to continue. Fields that it does not name are ignored."""
-
-    model: ModelName
-    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=256)] | Tokens
-    echo: bool | None = None
-    suffix: str | None = None
-    logprobs: int | None = None
-    best_of: int | None = None
 
 
 class CompletionChoice(BaseModel):
@@ -81,27 +63,13 @@ async def complete(
 ) -> Response:
     """Continue texts with a served model, as OpenAI's API does; with `stream`, as server-sent events."""
     target, _ = await target_of(context, asked.model, "completions")
-    rows = rows_of_completion(asked)
+    with as_invalid_request():
+        rows = rows_of_completion(asked)
     about = Answered(secrets.token_hex(12), asked.model, int(time.time()))
     if asked.stream:
         return await stream(request, context, target, rows, lambda opened: _events(opened, text_head(about), asked))
     body, _ = text_completion(about, await answer(request, context, target, rows), asked.choices)
     return JSONResponse(body, headers=context.lane_headers)
-
-
-def rows_of_completion(asked: CompletionRequest) -> list[dict[str, Any]]:
-    """Return the rows of a request: one for each choice of a text. Raises `InvalidRequest` for what is not."""
-    asked.refuse_unsupported("echo", "suffix", "logprobs")
-    if asked.best_of not in (None, 1, asked.choices):
-        raise refuse("best_of", "is not supported")
-    prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
-    if not all(isinstance(prompt, str) for prompt in prompts):
-        raise refuse("prompt", "has tokens, and only texts are supported")
-    return [
-        {"prompt": prompt, "options": asked.options(place=place)}
-        for prompt in prompts
-        for place in range(asked.choices)
-    ]
 
 
 async def _events(opened: LaneStream, head: dict[str, Any], asked: CompletionRequest) -> AsyncIterator[bytes]:

@@ -8,23 +8,23 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import numpy as np
 import pyarrow as pa
 from fastapi import APIRouter, Request, Response
-from pydantic import BaseModel, Field
+from pydantic import BaseModel
 
 from batchmill.errors import ModelNotFound
 from batchmill_coordinator.api.openapi import JSON, raises
 from batchmill_coordinator.api.routes.calls import OF_LANE
 from batchmill_coordinator.api.routes.context import Context, CurrentContext
-from batchmill_coordinator.api.routes.openai.served import as_invalid_request, refuse, target_of
+from batchmill_coordinator.api.routes.openai.served import as_invalid_request, target_of
 from batchmill_coordinator.api.routes.routing import OpenAiRoute, json_body
 from batchmill_coordinator.api.routes.waiting import unless_gone
 from batchmill_coordinator.endpoints.base import BodyFault
 from batchmill_coordinator.endpoints.embeddings import (
-    MAX_INPUTS,
     NO_VECTOR,
     TOKENS,
     VECTOR,
+    EmbeddingsRequest,
     embedding_list,
-    text_column,
+    rows_of_embeddings,
 )
 
 if TYPE_CHECKING:
@@ -34,22 +34,6 @@ router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAiRoute)
 
 SMALL_NUMBERS = 16_384
 """Numbers that are encoded on the event loop; more are in the request pool."""
-
-Text = Annotated[str, Field(min_length=1)]
-Inputs = Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)]
-Tokens = Annotated[
-    Annotated[list[int], Field(min_length=1)] | Annotated[list[list[int]], Field(min_length=1)],
-    Field(description="Not supported: send text."),
-]
-
-
-class EmbeddingsRequest(BaseModel):
-    """Texts to embed. Fields that it does not name are ignored."""
-
-    model: Annotated[str, Field(min_length=1, max_length=256)]
-    input: Text | Inputs | Tokens
-    encoding_format: Literal["float", "base64"] = "float"
-    dimensions: Annotated[int | None, Field(ge=1)] = None
 
 
 class EmbeddingUsage(BaseModel):
@@ -94,11 +78,9 @@ async def embeddings(
 
 async def _results(context: Context, asked: EmbeddingsRequest) -> bytes:
     target, model = await target_of(context, asked.model, "embeddings")
-    texts = [asked.input] if isinstance(asked.input, str) else asked.input
-    if not all(isinstance(text, str) for text in texts):
-        raise refuse("input", "has tokens, and only texts are supported")
-    column = text_column(model)
-    async with context.lane_call(target, [{column: text} for text in texts]) as call:
+    with as_invalid_request():
+        rows = rows_of_embeddings(asked, model)
+    async with context.lane_call(target, rows) as call:
         return await call.results()
 
 

@@ -33,11 +33,6 @@ async def target_of(context: Context, name: str, kind: ModelKind) -> tuple[LaneT
     return served_target(name, model, operator), model
 
 
-def refuse(field: str, why: str, hint: str = "") -> InvalidRequest:
-    """Return the error for a field of a request that would change the answer and is not supported."""
-    return InvalidRequest(f"{field!r} {why}.", hint=hint, field=field)
-
-
 @contextmanager
 def as_invalid_request() -> Iterator[None]:
     """Raise a `BodyFault` as the `InvalidRequest` that a client gets."""

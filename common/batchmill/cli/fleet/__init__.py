@@ -1,0 +1,1 @@
+"""Commands about workers, pools and operators."""

@@ -1,0 +1,155 @@
+"""The notifier: makes messages of what jobs announce, and sends them to the receivers of their webhooks.
+
+1. An announcement was written in the step in which the job ended. It becomes one message for each receiver, and goes.
+2. A message that is due is sent in a thread of its own; a receiver that is slow has few of them, so it delays no other
+   receiver, and no other role. While it is sent it is due again after `SENDING_MS`, if this coordinator should die.
+3. A message that was taken, or given up, is kept for a while, to be seen and sent again, and then forgotten.
+
+Each message is sent at least once; the receiver knows a repetition by its id.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from threading import Lock
+from typing import TYPE_CHECKING
+
+from batchmill.errors import BatchmillError, NotFound, ServiceUnavailable
+from batchmill.jobs.job_log import LogEvent, LogLevel
+from batchmill.jobs.webhooks.delivery import DeliveryState
+from batchmill_coordinator.roles.job_guard import apart
+from batchmill_coordinator.webhooks.deliveries import read_message
+from batchmill_coordinator.webhooks.messages import messages
+
+if TYPE_CHECKING:
+    from batchmill.ledger import Ledger
+    from batchmill.ledger.announcements import Announcement
+    from batchmill.ledger.documents import Document
+    from batchmill.storage.named_webhooks import NamedWebhooks
+    from batchmill_coordinator.metering.counts import RoleMetrics
+    from batchmill_coordinator.roles.clock_guard import ClockGuard
+    from batchmill_coordinator.webhooks.deliveries import Deliveries
+    from batchmill_coordinator.webhooks.messages import Message
+
+log = logging.getLogger(__name__)
+
+Receiver = tuple[str, str | None]
+"""An entry of the settings, and the address that a job gives."""
+
+MAX_ANNOUNCEMENTS = 100  # in a step
+MAX_DUE = 200  # in a step
+THREADS = 16
+MAX_PER_RECEIVER = 4
+MAX_OF_TENANT = 8  # at once: jobs may name any number of receivers, all of them slow
+SENDING_MS = 30_000  # more than a try takes
+BUSY_MS = 2_000  # until a message is looked at again whose receiver has as many as it may
+
+
+class Notifier:
+    """Sends webhooks, as the leader."""
+
+    name = "notifier"
+    wakes_on = frozenset({"finished", "ended", "delivery"})
+    period_s = 0.5
+
+    def __init__(
+        self,
+        ledger: Ledger,
+        named: NamedWebhooks,
+        deliveries: Deliveries,
+        clocks: ClockGuard,
+        metrics: RoleMetrics,
+    ) -> None:
+        self._ledger = ledger
+        self._named = named
+        self._deliveries = deliveries
+        self._clocks = clocks
+        self._metrics = metrics
+        self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="webhook")
+        self._lock = Lock()
+        self._sending: dict[str, tuple[str, Receiver]] = {}  # by message: its tenant and receiver
+        self._waiting = 0  # announcements, the oldest, that wait for room and are left out of the next step
+
+    def step(self, epoch: int) -> None:
+        """Make the messages that are announced, and begin to send those that are due."""
+        self._make_messages()
+        now_ms = self._ledger.now_ms()
+        due = self._ledger.deliveries.due(now_ms, MAX_DUE)
+        begun, busy = self._choose(due)
+        self._ledger.deliveries.defer([document.id for document in begun], now_ms + SENDING_MS)
+        self._ledger.deliveries.defer([document.id for document in busy], now_ms + BUSY_MS)
+        for document in begun:
+            self._threads.submit(self._send, document, read_message(document), epoch)
+
+    def _make_messages(self) -> None:
+        """Make those of some announcements. Those that have to wait keep no newer ones from their turn."""
+        found = self._ledger.announcements.waiting(MAX_ANNOUNCEMENTS, self._waiting)
+        for announcement in found:
+            self._waiting += 1
+            with apart(f"the webhooks of job {announcement.job_id}"):
+                self._expand(announcement)
+                self._waiting -= 1
+        if len(found) < MAX_ANNOUNCEMENTS:
+            self._waiting = 0
+
+    def _expand(self, announcement: Announcement) -> None:
+        try:
+            record = self._ledger.jobs.read(announcement.job_id)
+        except NotFound:
+            log.warning("job %s was deleted before its webhooks were sent", announcement.job_id)
+        else:
+            for message in messages(record, announcement, self._named):
+                self._deliveries.add(message, record.tenant)
+        self._ledger.announcements.settle(announcement)
+
+    def _choose(self, due: list[Document]) -> tuple[list[Document], list[Document]]:
+        """Return the messages to send now, and those whose receiver or tenant is busy; forget those that were kept."""
+        begun: list[Document] = []
+        busy: list[Document] = []
+        with self._lock:
+            count = Counter(receiver for _, receiver in self._sending.values())
+            of_tenant = Counter(tenant for tenant, _ in self._sending.values())
+            for document in due:
+                with apart(f"the message {document.id}"):
+                    delivery = read_message(document).delivery
+                    receiver = delivery.webhook, delivery.url
+                    if delivery.state is not DeliveryState.PENDING:
+                        self._forget(document)
+                    elif (
+                        document.id in self._sending
+                        or len(self._sending) >= THREADS
+                        or count[receiver] >= MAX_PER_RECEIVER
+                        or of_tenant[document.tenant] >= MAX_OF_TENANT
+                    ):
+                        busy.append(document)
+                    else:
+                        count[receiver] += 1
+                        of_tenant[document.tenant] += 1
+                        self._sending[document.id] = document.tenant, receiver
+                        begun.append(document)
+        return begun, busy
+
+    def _forget(self, document: Document) -> None:
+        if self._clocks.is_trusted():
+            self._ledger.deliveries.remove(document.id, document.tenant)
+
+    def _send(self, document: Document, message: Message, epoch: int) -> None:
+        try:
+            answer = self._deliveries.try_to_send(message)
+            delivery = self._deliveries.settle(document, answer, epoch)
+            if delivery is not None:
+                self._metrics.webhook_tried(delivery.state)
+                if delivery.state is DeliveryState.GIVEN_UP:
+                    why = f"webhook {delivery.webhook!r}: {delivery.type} was not delivered: {answer.error}"
+                    self._ledger.log.note(delivery.job, LogLevel.WARNING, LogEvent.WEBHOOK, why)
+        except ServiceUnavailable as error:
+            log.warning("what became of the message %s is not stored, so it is sent again: %s", document.id, error)
+        except BatchmillError as error:
+            log.error("message %s: %s", document.id, error)
+        except Exception:  # one fault must not lose a thread; the message is due again
+            log.exception("message %s failed, which is tried again", document.id)
+        finally:
+            with self._lock:
+                self._sending.pop(document.id, None)

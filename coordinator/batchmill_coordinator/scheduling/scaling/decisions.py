@@ -1,0 +1,178 @@
+"""A pool's decision, from the ledger's sums, the fleet, and what was remembered. Pure."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+from batchmill.fleet import PoolScale
+from batchmill.jobs.cost import Spent, Totals
+from batchmill.ledger.formats.work import PoolWork
+from batchmill_coordinator.scheduling.scaling.memory import (
+    ScaleMemory,
+    StartTime,
+    noted_need,
+    noted_work,
+    noted_workers,
+)
+from batchmill_coordinator.scheduling.scaling.usage import noted_usage
+from batchmill_coordinator.scheduling.scaling.workers_wanted import PoolDemand, PoolSupply, drain_s, workers_wanted
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from batchmill.fleet import WorkerInfo
+    from batchmill.ledger import JobRecord
+    from batchmill_coordinator.scheduling.scaling.usage import DayUsage
+    from batchmill_coordinator.scheduling.scaling.workers_wanted import ScaleTarget
+
+US = 1_000_000
+MEASURED = StartTime()
+
+
+@dataclass(frozen=True, slots=True)
+class PoolReading:
+    """What was read of a pool: its work, its workers, and its jobs with deadlines as in `PoolDemand.due`."""
+
+    pool: str
+    work: PoolWork
+    workers: Sequence[WorkerInfo]
+    due: Sequence[tuple[float, float]] = ()
+
+
+def decide(
+    reading: PoolReading,
+    totals: Totals,
+    before: ScaleMemory | None,
+    target: ScaleTarget,
+    now_s: float,
+    start: StartTime = MEASURED,
+) -> tuple[PoolScale, ScaleMemory]:
+    """Decide how many workers a pool needs; return that, and the memory for the next decision.
+
+    totals: what operators cost so far. start: what is known in advance of how long a start takes.
+    """
+    demand, spent_s = _demand(reading, totals)
+    memory = noted_work(before, spent_s, demand.work_s, now_s).model_copy(update={"start": start})
+    memory = _with_workers(noted_workers(memory, len(reading.workers), now_s), reading.workers)
+    demand = replace(demand, arriving=memory.arriving)
+    supply = PoolSupply(
+        ready=len(reading.workers),
+        starting=memory.ages(now_s),
+        start_s=memory.usual_start_s,
+        machine_workers=memory.machine_workers,
+        price_per_hour=memory.price_per_hour,
+    )
+    wanted = workers_wanted(demand, supply, target)
+    left_s = drain_s(demand, supply.ready)
+    scale = PoolScale(
+        pool=reading.pool,
+        workers_wanted=wanted.workers,
+        workers=supply.ready,
+        starting=len(supply.starting),
+        machine_workers=supply.machine_workers,
+        machines_wanted=math.ceil(wanted.workers / supply.machine_workers),
+        drain_s=None if left_s is None else round(left_s, 3),
+        start_s=round(supply.start_s, 3),
+        target_s=target.target_s,
+        why=wanted.why,
+    )
+    memory = noted_need(memory, wanted.workers, now_s)
+    return scale, memory.model_copy(update={"spent_s": spent_s, "days": _days(before, memory, spent_s, now_s)})
+
+
+def _days(before: ScaleMemory | None, memory: ScaleMemory, spent_s: float, now_s: float) -> tuple[DayUsage, ...]:
+    """Add the time since the decision before to the sums of the day."""
+    if before is None:
+        return ()
+    return noted_usage(
+        before.days,
+        now_s,
+        now_s - before.at_s,
+        present=memory.ready,
+        wanted=memory.needs[0][1],
+        busy_s=spent_s - before.spent_s,
+        price=memory.price_per_hour,
+    )
+
+
+def idle_scale(pool: str, target: ScaleTarget) -> PoolScale:
+    """Return the decision for a pool that has neither workers nor work."""
+    nothing = PoolReading(pool, PoolWork(), ())
+    return decide(nothing, Totals({}, {}, {}), None, target, now_s=0.0)[0]
+
+
+def stage_work(record: JobRecord, totals: Totals) -> dict[str, float]:
+    """Return by pool the device time that a job has left, as far as it is known, seconds."""
+    left: dict[str, float] = {}
+    for stage in record.stages:
+        pool = stage.spec.pool
+        pace = row_s(stage.cost) or row_s(totals.operators.get((pool, stage.spec.operator), Spent())) or 0.0
+        left[pool] = left.get(pool, 0.0) + stage.rows_left * pace
+    return left
+
+
+def due_by_pool(records: Iterable[JobRecord], totals: Totals, now_s: float) -> dict[str, list[tuple[float, float]]]:
+    """Return by pool how long it is until each deadline, and the device time that its job has left, seconds."""
+    due: dict[str, list[tuple[float, float]]] = {}
+    for record in records:
+        if record.spec.deadline_at is None or record.paused_at is not None:
+            continue
+        for pool, work_s in stage_work(record, totals).items():
+            due.setdefault(pool, []).append((record.spec.deadline_at - now_s, work_s))
+    return due
+
+
+def row_s(spent: Spent) -> float | None:
+    """Return what a row took of device time, loads of models left out, seconds; None without rows."""
+    return (spent.us.total - spent.us.load) / US / spent.rows if spent.rows else None
+
+
+def _demand(reading: PoolReading, totals: Totals) -> tuple[PoolDemand, float]:
+    """Return what a pool has to do, without what arrives; and the device time it has spent so far, seconds."""
+    work = reading.work
+    own = {operator: spent for (pool, operator), spent in totals.operators.items() if pool == reading.pool}
+    work_s, unknown = work.expected_us / US, 0
+    for operator, rows in work.unpaced.items():
+        pace = row_s(own.get(operator, Spent()))
+        if pace is None:
+            unknown += rows
+        else:
+            work_s += rows * pace
+    spent_s = sum(spent.us.total - spent.us.load for spent in own.values()) / US
+    demand = PoolDemand(
+        work_s=work_s,
+        is_active=work.rows > 0 or work.shards > 0 or work.shards_running > 0,
+        unknown_rows=max(unknown, 0),
+        is_open=work.open_sources > 0,
+        due=reading.due,
+    )
+    return demand, spent_s
+
+
+def _with_workers(memory: ScaleMemory, workers: Sequence[WorkerInfo]) -> ScaleMemory:
+    """Remember what the workers are like, for when none is there."""
+    if not workers:
+        return memory
+    machines = Counter(_supervisor(worker.name) for worker in workers)
+    prices = [worker.price_per_hour for worker in workers]
+    return memory.model_copy(
+        update={
+            "machine_workers": max(machines.values()),
+            "price_per_hour": sum(prices) / len(prices),
+            "load_s": max((worker.load_s for worker in workers), default=0.0) or memory.load_s,
+        }
+    )
+
+
+def _supervisor(worker: str) -> str:
+    """Name the supervisor of a worker: what follows its device in its name, `gpu0@host-pid`."""
+    return worker.partition("@")[2]
+
+
+def kept_memories(memories: Mapping[str, ScaleMemory], limit: int) -> dict[str, ScaleMemory]:
+    """Keep the memories of at most `limit` pools, those that were noted last."""
+    latest = sorted(memories.items(), key=lambda item: item[1].at_s, reverse=True)
+    return dict(latest[:limit])

@@ -1,0 +1,82 @@
+"""The notifier: a tenant with too many messages, or slow receivers, delays no other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pytest
+
+from batchmill.ledger.documents import Document
+from batchmill.storage.named_webhooks import NamedWebhooks
+from batchmill.telemetry.metrics import new_registry
+from batchmill_coordinator.metering.counts import RoleMetrics
+from batchmill_coordinator.roles.clock_guard import ClockGuard
+from batchmill_coordinator.roles.sending import notifier as module
+from batchmill_coordinator.roles.sending.notifier import MAX_OF_TENANT, THREADS, Notifier
+from batchmill_coordinator.status.notices import Notices
+from batchmill_coordinator.webhooks import deliveries as deliveries_module
+from batchmill_coordinator.webhooks.deliveries import Deliveries, read_message
+from support.hand_clock import HandClock
+from support.records import job_record
+from support.webhook_receiver import write_webhooks
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from batchmill.ledger import JobRecord, Ledger
+
+NOBODY = """
+[ops]
+url = "http://127.0.0.1:9/"
+secret_file = "SECRET"
+every_job = true
+private_network = true
+"""
+
+
+@pytest.fixture
+def notifier(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Notifier:
+    monkeypatch.setattr(deliveries_module, "MAX_PER_TENANT", 1)
+    monkeypatch.setattr(module, "MAX_ANNOUNCEMENTS", 2)
+
+    def read(job_id: str) -> JobRecord:
+        return job_record(job_id, state="failed", tenant=job_id.partition("-")[0])
+
+    monkeypatch.setattr(ledger.jobs, "read", read)
+    named = NamedWebhooks.load(str(write_webhooks(tmp_path, NOBODY)))
+    clocks = ClockGuard(ledger, HandClock(ledger.now_ms() / 1000), Notices())
+    return Notifier(ledger, named, Deliveries(ledger, named), clocks, RoleMetrics(new_registry()))
+
+
+def announce(ledger: Ledger, *jobs: str) -> None:
+    ledger.streams.redis.zadd(ledger.streams.prefix + "announcements", {f"failed {job}": 1 for job in jobs})
+
+
+def test_a_tenant_that_has_as_many_messages_as_it_may_delays_no_other(
+    ledger: Ledger, notifier: Notifier, epoch: int
+) -> None:
+    announce(ledger, *(f"full-{place}" for place in range(6)), "other-1")
+    assert len(ledger.announcements.waiting(100)) == 7
+    for _ in range(5):
+        notifier.step(epoch)
+    assert [len(ledger.deliveries.page(tenant, 10)[0]) for tenant in ("full", "other")] == [1, 1]
+    assert len(ledger.announcements.waiting(100)) == 5, "the others wait for room"
+
+
+def test_a_tenant_has_not_all_threads_whatever_receivers_it_names(ledger: Ledger, notifier: Notifier) -> None:
+    announce(ledger, "one-1")
+    notifier._make_messages()
+    (known,) = ledger.deliveries.page("one", 10)[0]
+    message = read_message(known)
+
+    def document(place: int, tenant: str) -> Document:
+        delivery = message.delivery.model_copy(update={"id": f"{tenant}-{place}", "url": f"https://{place}.example/"})
+        body = message.model_copy(update={"delivery": delivery}).model_dump_json()
+        return Document(delivery.id, tenant, body, 1, 1)
+
+    slow = [document(place, "slow") for place in range(100)]
+    begun, busy = notifier._choose([*slow, document(0, "other")])
+    assert [one.tenant for one in begun] == ["slow"] * MAX_OF_TENANT + ["other"]
+    assert len(busy) == 100 - MAX_OF_TENANT
+    begun, _ = notifier._choose([document(place, f"tenant{place}") for place in range(100)])
+    assert len(begun) == THREADS - MAX_OF_TENANT - 1

@@ -1,0 +1,176 @@
+"""Watched folders as the source of jobs: each file once, the oldest first, whatever happens in between."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+from batchmill.jobs.streams.offsets import OffsetRange, StreamOffsets
+from batchmill.jobs.streams.source import Folder
+from batchmill.settings import CoordinatorSettings
+from batchmill.sources import describe
+from batchmill.sources.base import InputSplit, NotYet, RowsRead
+from batchmill.streams.base import BAD_FILE
+from batchmill.streams.watched_folder import WatchedFolder
+from batchmill.workspace import Workspace
+from support.hand_clock import HandClock
+from support.ledger_steps import submit
+from support.records import spec_of
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from batchmill.jobs.files import FileSource
+    from batchmill.ledger import Ledger
+    from batchmill.sources.base import Source
+    from batchmill.sources.description import SourceDescription
+
+JOB = "job-1"
+
+
+class OwnProcess:
+    """Reads files in this process, as an inspector does in others."""
+
+    def __init__(self, workspace: Workspace) -> None:
+        self._workspace = workspace
+
+    def describe(self, source: FileSource) -> SourceDescription:
+        return describe(source, self._workspace.locations)
+
+    def apart(self, _name: str, source: Source) -> Source:
+        return source
+
+
+class Watched:
+    """A folder that a job watches."""
+
+    def __init__(self, ledger: Ledger, settings: CoordinatorSettings, folder: Path, **options: Any) -> None:
+        self.folder = folder
+        self.ledger = ledger
+        self.workspace = Workspace.open(settings)
+        self.clock = HandClock(1_000_000.0)
+        self.spec = Folder(str(folder), **options)
+        submit(ledger, spec=spec_of(operator="echo", source=self.spec))
+        self.cursor = self.opened().first_cursor()
+
+    def opened(self, *, reads: bool = True) -> WatchedFolder:
+        inspector = OwnProcess(self.workspace) if reads else None
+        return WatchedFolder(JOB, self.spec, self.workspace, self.ledger.streams, inspector, self.clock)
+
+    def write(self, name: str, text: str, age_s: float = 100.0) -> None:
+        path = self.folder / name
+        path.write_text(text)
+        os.utime(path, (self.clock.now_s - age_s,) * 2)
+
+    def next(self, max_rows: int = 100) -> InputSplit | None:
+        """The next split, by a planner that has just opened the folder."""
+        found = self.opened().splitter(self.cursor).next_split(max_rows, 10**6)
+        if isinstance(found, NotYet):
+            return None
+        assert isinstance(found, InputSplit)
+        self.cursor = found.cursor
+        return found
+
+    def rows(self, max_rows: int = 100) -> list[Any]:
+        """The values of the rows that there are now, read as workers do."""
+        found: list[Any] = []
+        while (split := self.next(max_rows)) is not None:
+            found += self.read(split).table.column("n").to_pylist()
+        return found
+
+    def read(self, split: InputSplit) -> RowsRead:
+        return self.opened(reads=False).read_with_faults(split.slices)
+
+
+@pytest.fixture
+def settings(valkey_url: str, prefix: str, tmp_path: Path) -> CoordinatorSettings:
+    blobs, folder = tmp_path / "blobs", tmp_path / "in"
+    blobs.mkdir()
+    folder.mkdir()
+    return CoordinatorSettings(
+        redis_url=valkey_url, redis_prefix=prefix, blob_root=str(blobs), roots=(str(folder),), tokens=("secret",)
+    )
+
+
+@pytest.fixture
+def folder(settings: CoordinatorSettings, tmp_path: Path) -> Path:  # noqa: ARG001  # makes it
+    return tmp_path / "in"
+
+
+def lines(*numbers: int) -> str:
+    return "".join(f'{{"n": {number}}}\n' for number in numbers)
+
+
+def test_files_are_read_once_each_as_they_appear_the_oldest_first(
+    ledger: Ledger, settings: CoordinatorSettings, folder: Path
+) -> None:
+    watched = Watched(ledger, settings, folder)
+    assert watched.rows() == []
+    watched.write("b.jsonl", lines(3, 4, 5), age_s=50)
+    watched.write("c.jsonl", lines(1, 2), age_s=60)
+    assert watched.rows(max_rows=2) == [1, 2, 3, 4, 5]
+    watched.write("a.jsonl", lines(6), age_s=500)
+    assert watched.rows() == [6]
+    assert watched.rows() == []
+    assert StreamOffsets.parse(watched.cursor).partitions[JOB].position == 6
+
+
+def test_a_file_that_is_still_written_or_is_not_meant_waits(
+    ledger: Ledger, settings: CoordinatorSettings, folder: Path
+) -> None:
+    watched = Watched(ledger, settings, folder, pattern="*.jsonl", ready_after_s=10)
+    watched.write("a.jsonl", lines(1), age_s=1)
+    watched.write("_b.jsonl", lines(2))
+    watched.write("c.csv", "n\n3\n")
+    assert watched.rows() == []
+    watched.clock.now_s += 10
+    assert watched.rows() == [1]
+
+
+def test_a_marker_says_that_a_file_is_ready(ledger: Ledger, settings: CoordinatorSettings, folder: Path) -> None:
+    watched = Watched(ledger, settings, folder, marker=".done")
+    watched.write("a.jsonl", lines(1))
+    assert watched.rows() == []
+    watched.write("a.jsonl.done", "", age_s=0)
+    assert watched.rows() == [1]
+
+
+def test_a_file_that_a_planner_has_taken_and_not_planned_is_read_by_the_next(
+    ledger: Ledger, settings: CoordinatorSettings, folder: Path
+) -> None:
+    watched = Watched(ledger, settings, folder)
+    watched.write("b.jsonl", lines(1), age_s=10)
+    taken = watched.opened().splitter(watched.cursor).next_split(100, 10**6)  # its plan is never written
+    assert isinstance(taken, InputSplit)
+    watched.write("a.jsonl", lines(2), age_s=20)
+    assert watched.rows() == [2, 1]
+
+
+def test_a_file_that_cannot_be_read_is_one_bad_row_and_the_next_is_read(
+    ledger: Ledger, settings: CoordinatorSettings, folder: Path
+) -> None:
+    watched = Watched(ledger, settings, folder)
+    watched.write("a.unknown", "what is this", age_s=50)
+    watched.write("b.jsonl", lines(1), age_s=10)
+    split = watched.next()
+    assert split is not None
+    (bad,) = watched.read(split).bad
+    assert (split.rows, bad.error_type, "a.unknown" in bad.message) == (1, BAD_FILE, True)
+    assert watched.rows() == [1]
+
+
+def test_what_is_settled_and_what_the_folder_has_no_more_is_forgotten(
+    ledger: Ledger, settings: CoordinatorSettings, folder: Path
+) -> None:
+    watched = Watched(ledger, settings, folder)
+    for number in range(3):
+        watched.write(f"{number}.jsonl", lines(number), age_s=100 - number)
+    splits = [split for split in (watched.next(), watched.next(), watched.next()) if split is not None]
+    assert len(watched.workspace.blobs.folders(f"jobs/{JOB}/files")) == 3
+    watched.opened().settle([{JOB: OffsetRange.of(splits[2].slices[0]).last}])
+    assert watched.workspace.blobs.folders(f"jobs/{JOB}/files") == ["3"]
+    (folder / "0.jsonl").unlink()
+    assert watched.next() is None
+    assert ledger.streams.files_of(JOB) == {"1.jsonl": 2, "2.jsonl": 3}

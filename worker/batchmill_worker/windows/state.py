@@ -1,0 +1,105 @@
+"""What is kept of windows between two steps: open windows, and the clock of each partition."""
+
+from __future__ import annotations
+
+import heapq
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from batchmill_worker.windows.aggregates import Sum
+    from batchmill_worker.windows.rules import WindowRule
+
+Key = tuple[Any, ...]
+"""The values of the columns that rows are grouped by."""
+
+
+@dataclass(slots=True)
+class OpenWindow:
+    """A window that may still take rows."""
+
+    key: Key
+    start: int
+    end: int
+    number: int  # its place in the order in which windows were opened
+    id: int  # of all its revisions, also if a session grows: unique for a key
+    sums: list[Sum]
+    rows: int = 0
+    nbytes: int = 0  # of values that are kept, about
+    firings: int = 0
+    has_new_rows: bool = True  # since it fired last
+    is_closed: bool = False  # entries of the queue may still name it
+    looked_at: int = 0  # when the queue has it; its other entries there are void
+
+
+@dataclass(slots=True)
+class PartitionClock:
+    """How far the rows of a partition are."""
+
+    highest: int  # event time
+    seen_ms: int  # when its last row was planned
+
+
+@dataclass(slots=True)
+class WindowState:
+    """The state of a stage with windows."""
+
+    windows: dict[Key, list[OpenWindow]] = field(default_factory=dict)  # of a key, those that take rows
+    clocks: dict[str, PartitionClock] = field(default_factory=dict)
+    watermark: int | None = None  # it never falls
+    rows_seen: int = 0
+    firings: int = 0
+    opened: int = 0  # windows, ever
+    open_windows: int = 0
+    nbytes: int = 0  # of values that are kept, about
+    queue: list[tuple[int, int, OpenWindow]] = field(default_factory=list)  # a heap: when a window has to be looked at
+
+    def open(self, window: OpenWindow) -> None:
+        """Add a window."""
+        self.windows.setdefault(window.key, []).append(window)
+        self.opened += 1
+        self.open_windows += 1
+
+    def close(self, window: OpenWindow) -> None:
+        """Forget a window."""
+        window.is_closed = True
+        self.open_windows -= 1
+        self.nbytes -= window.nbytes
+        of_key = self.windows[window.key]
+        of_key.remove(window)
+        if not of_key:
+            del self.windows[window.key]
+
+    def look_at(self, window: OpenWindow, at: int) -> None:
+        """Look at a window when the watermark is there, and not before."""
+        window.looked_at = at
+        heapq.heappush(self.queue, (at, window.number, window))
+
+    def see(self, partition: str, at: int, now_ms: int) -> None:
+        """Move the clock of a partition: a row of it has come."""
+        clock = self.clocks.get(partition)
+        if clock is None:
+            self.clocks[partition] = PartitionClock(at, now_ms)
+        else:
+            clock.highest, clock.seen_ms = max(clock.highest, at), max(clock.seen_ms, now_ms)
+
+    def advance(self, rule: WindowRule, now_ms: int) -> None:
+        """Move the watermark to the minimum of the partitions that are not idle.
+
+        If all are idle, it continues with the clock from where the last of them became idle.
+        """
+        if not self.clocks:
+            return
+        found = _watermark(rule, list(self.clocks.values()), now_ms) - rule.wait_ms
+        self.watermark = found if self.watermark is None else max(self.watermark, found)
+
+
+def _watermark(rule: WindowRule, clocks: list[PartitionClock], now_ms: int) -> int:
+    idle_ms = rule.idle_ms
+    if idle_ms is None:
+        return min(one.highest for one in clocks)
+    active = [one.highest for one in clocks if now_ms - one.seen_ms < idle_ms]
+    if active:
+        return min(active)
+    last = max(one.seen_ms for one in clocks)
+    return min(one.highest for one in clocks if one.seen_ms == last) + max(now_ms - last - idle_ms, 0)
