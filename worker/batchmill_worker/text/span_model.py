@@ -68,7 +68,9 @@ class SpanModel:
         tokens = tokens_of(spans, found["offset_mapping"])
         for (start, end), (first, last) in zip(spans, tokens, strict=True):
             if not 0 <= start < end <= len(text):
-                raise RowError(f"the span [{start}, {end}] is empty or outside of the {len(text)} characters of the text")
+                raise RowError(
+                    f"the span [{start}, {end}] is empty or outside of the {len(text)} characters of the text"
+                )
             if first >= last:
                 raise RowError(f"the span [{start}, {end}] has no token")
         return SpanText(text, list(spans), ids, windows_of(tokens, len(ids), self._size), is_complete=False)
