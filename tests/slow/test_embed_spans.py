@@ -96,7 +96,9 @@ def test_a_long_text_is_read_in_windows_and_results_do_not_depend_on_the_batch(c
 
 
 def test_rows_with_spans_that_cannot_be_fail_alone(cache: OperatorCache) -> None:
-    rows = [{"text": "good text", "spans": [pair]} for pair in ([0, 4], [5, 99], [4, 5], [3, 3], [-1, 3])]
+    rows: list[dict[str, Any]] = [
+        {"text": "good text", "spans": [pair]} for pair in ([0, 4], [5, 99], [4, 5], [3, 3], [-1, 3])
+    ]
     rows += [{"text": None, "spans": [[0, 1]]}, {"text": "good text", "spans": []}]
     result = embed(cache, rows)
     assert result.table["text"].to_pylist() == ["good"]

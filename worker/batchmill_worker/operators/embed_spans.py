@@ -61,7 +61,7 @@ class EmbedSpans:
     A row makes one row for each of its spans, with the new columns `embedding` (as `embed` makes it), `span` (its
     number, from 0), `start`, `end` and `text`, which is `document[start:end]`. The model reads the complete text once,
     and the vector of a span is the mean of its tokens: so it depends on what the text says elsewhere, such as what a
-    pronoun stands for. Prompts are not used. A text that is longer than what the model reads is read in windows, each
+    pronoun means. Prompts are not used. A text that is longer than what the model reads is read in windows, each
     with as many complete spans as fit; a longer span is cut at its end. The model must pool by the mean of its tokens.
     The vector of a text without spans is that of `embed`. A row fails whose text is null, or of which a span is outside
     the text or has no token.

@@ -41,11 +41,12 @@ def show_plan(plan: Plan) -> None:
 
 
 def _stages(plan: Plan) -> Iterator[tuple[str, str]]:
-    for stage in plan.stages if len(plan.stages) > 1 else ():
-        parts = [f"{stage.rows:,.0f} rows, {duration(stage.seconds)}", *_batches(stage)]
-        yield f"stage {stage.name}", ", ".join(parts)
-    if len(plan.stages) == 1:
-        yield "batches", ", ".join(_batches(plan.stages[0]))
+    if len(plan.stages) > 1:
+        for stage in plan.stages:
+            parts = [f"{stage.rows:,.0f} rows, {duration(stage.seconds)}", *_batches(stage)]
+            yield f"stage {stage.name}", ", ".join(parts)
+    else:
+        yield from (("batches", ", ".join(_batches(stage))) for stage in plan.stages)
     failing = [stage.failing for stage in plan.stages]
     if plan.errors:
         low, value, high = (sum(getattr(one, end) for one in failing) for end in ("low", "value", "high"))

@@ -21,7 +21,7 @@
 -- @returns offset: text  of the entry, or of the last one
 -- @returns held: int  bytes that the tenant's streams hold
 --
--- ok: also where this very blob was added before: the answer was lost, and the call came again.
+-- ok: also where this very blob was added before: the answer was lost, and the call was repeated.
 -- known: the producer has sent this number, or a later one. full: the tenant holds `max_bytes`. too many: it has
 -- `max_streams` streams.
 --
