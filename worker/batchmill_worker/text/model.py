@@ -76,6 +76,11 @@ class TextModel:
             self.model.to("meta")
 
     @property
+    def limit(self) -> int | None:
+        """The longest text in tokens, special ones included; None: no limit."""
+        return self._limit
+
+    @property
     def labels(self) -> list[str]:
         """The labels of a classifier, in the order of its scores."""
         return [str(label) for _, label in sorted(self.model.config.id2label.items())]
