@@ -15,8 +15,9 @@ from batchmill.jobs.streams.offsets import StreamOffsets
 from batchmill.jobs.streams.source import RedisStream
 from batchmill.settings import CoordinatorSettings
 from batchmill.sources.base import EndlessSource, InputSplit, NotYet
-from batchmill.streams.base import BAD_MESSAGE, LOST_MESSAGE
+from batchmill.streams.base import BAD_MESSAGE, LOST_MESSAGE, Head
 from batchmill.streams.opening import open_stream
+from batchmill.streams.redis_stream import RedisStreamReader
 from batchmill.workspace import Workspace
 from batchmill_coordinator.results.dead_rows import DeadRowStore
 from batchmill_coordinator.results.stream_retention import StreamRetention
@@ -174,6 +175,19 @@ def test_entries_that_were_deleted_before_they_were_planned_are_counted(
     add(redis_client, key, 13, 2)
     redis_client.xtrim(key, maxlen=0, approximate=False)
     until(lambda: _lost_after_step(reading) == 8, "the count of entries of which none is left")
+
+
+def test_newer_entries_that_were_deleted_are_counted_while_an_older_one_is_left(
+    redis_client: redis.Redis, key: str
+) -> None:
+    reader = RedisStreamReader(redis_client, key, RedisStream(key, trim=False), {})
+    first, *newer = add(redis_client, key, 0, 3)
+    redis_client.xdel(key, *newer)
+    after = Head(first, 1)
+    found = reader.fetch("", after, 10, 1000)
+    assert found is not None
+    assert (found.last, found.rows, found.position, found.lost) == (newer[-1], 0, 3, 2)
+    assert reader.lag("", Head(found.last, found.position)) == 0
 
 
 def _lost_after_step(reading: Reading) -> int:

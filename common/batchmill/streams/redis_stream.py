@@ -60,7 +60,7 @@ class RedisStreamReader(StreamReader):
             entries = self._entries(after.offset, "+", max_rows, max_bytes)
         lost = lost_before(about, after)
         if not entries:
-            return None
+            return _all_lost(about, after) if max_rows > 0 and max_bytes > 0 else None
         times = [at for one in entries if (at := event_time_ms(one, self._spec.time)) is not None]
         return Fetched(
             entries[-1].offset,
@@ -159,9 +159,9 @@ def lost_before(about: StreamInfo, after: Head) -> int:
 
 
 def _all_lost(about: StreamInfo, after: Head) -> Fetched | None:
-    """Return that all entries behind an offset were deleted, if that is so."""
+    """Return that the entries behind an offset were deleted, none of which is left; None if there were none."""
     lost = about.added - after.position
-    if about.length or lost <= 0 or not is_behind(about.last, after.offset):
+    if lost <= 0 or not is_behind(about.last, after.offset):
         return None
     return Fetched(about.last, 0, 0, about.added, None, lost)
 

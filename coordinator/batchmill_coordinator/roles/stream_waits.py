@@ -50,7 +50,11 @@ class StreamWaits:
                 return
             (self._idle if held_s is None else self._held).add(key)
         arguments = (key, source, cursor, held_s)
-        threading.Thread(target=self._run, args=arguments, name=f"stream {key[0]}", daemon=True).start()
+        waiter = threading.Thread(target=self._run, args=arguments, name=f"stream {key[0]}", daemon=True)
+        try:
+            waiter.start()
+        except RuntimeError:  # no thread is to be had: the planner looks in each step
+            self._forget(key)
 
     def drop(self, key: StageKey) -> None:
         """Forget a stage that is not planned any more."""
@@ -67,8 +71,11 @@ class StreamWaits:
         except BatchmillError:
             is_news = True  # the planner meets the same error
         finally:
-            with self._lock:
-                self._idle.discard(key)
-                self._held.discard(key)
+            self._forget(key)
         if is_news:
             self._wake()
+
+    def _forget(self, key: StageKey) -> None:
+        with self._lock:
+            self._idle.discard(key)
+            self._held.discard(key)
