@@ -73,6 +73,8 @@ class StoreFaults(FaultSet):
         return self._stop_valkey("kill_valkey", lambda valkey: valkey.process.kill())
 
     def _do_stop_valkey(self) -> Struck | None:
+        if self.repairs.lasts("disk_fault"):  # a server that cannot write its snapshot does not stop
+            return None
         return self._stop_valkey("stop_valkey", lambda valkey: valkey.process.terminate())
 
     def _do_failover(self) -> Struck | None:
