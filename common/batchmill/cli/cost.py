@@ -166,10 +166,10 @@ def _compared(plan: Plan) -> tuple[str, str, str]:
 @json_option
 @service_options
 def trends(client: Client, operator: str | None, as_json: bool) -> None:
-    """Show how fast operators were over the latest jobs, on each type of device, and what has changed.
+    """Show how fast operators were, and what has changed.
 
-    A change is shown when noise does not explain it, with what else changed then. With OPERATOR, only this one is
-    shown, with a bar for each job.
+    The latest jobs are compared, on each type of device. A change is shown when noise does not explain it, with what
+    else changed then. With OPERATOR, only this one is shown, with a bar for each job.
 
     With --json, print one JSON object per line.
     """

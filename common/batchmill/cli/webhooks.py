@@ -20,8 +20,9 @@ if TYPE_CHECKING:
 @json_option
 @service_options
 def webhooks(client: Client, replay: str | None, limit: int, as_json: bool) -> None:
-    """List the messages that webhooks send about jobs, the newest first, and what became of them.
+    """List messages of webhooks, the newest first.
 
+    Each is shown with what became of it.
     Delivered ones are listed for an hour, those that were given up for a week.
 
     With --json, print one JSON object per line.

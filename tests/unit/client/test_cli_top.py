@@ -155,7 +155,7 @@ def test_in_a_pipe_top_is_one_plain_look(run: Callable[..., Result], job: str) -
     done = run("top")
     assert done.exit_code == 0
     pools, jobs, workers = done.stdout.split("\n\n")
-    assert pools.splitlines()[1].split("\t") == ["default", "1", "2 of 2", "3", "4", "12,345", "1.5 s", "1"]
+    assert pools.splitlines()[1].split("\t") == ["default", "1", "", "2 of 2", "3", "4", "12,345", "1.5 s", "1"]
     assert jobs.splitlines()[1].split("\t")[:3] == [job, "running", "[bold]mine"]
     assert workers.splitlines()[1].startswith("cpu0@here\tdefault\tcpu\t0 of 1")
     assert "\x1b" not in done.stdout

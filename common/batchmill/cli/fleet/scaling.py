@@ -32,7 +32,7 @@ MAX_MACHINES = 10_000
 @json_option
 @service_options
 def pools(client: Client, report: bool, days: int, as_json: bool) -> None:
-    """List pools: their workers, how many they need, and what runs and waits.
+    """List pools, and how many workers they need.
 
     With --json, print one JSON object per line.
     """
@@ -145,7 +145,7 @@ class ScaleCommand(click.ParamType["list[str]"]):
 def autoscale(
     client: Client, pool: str, least: int, most: int, command: list[str], slots: int | None, interval: float
 ) -> None:
-    """Start and stop workers of a pool by a command, as its work needs them.
+    """Start and stop workers of a pool by a command.
 
     Asks the service how many workers the pool needs, keeps the largest number for as long as a worker
     takes to start, and runs the command when the number changes, and once at the beginning. While the service does not

@@ -181,7 +181,9 @@ def _default(field: dict[str, Any]) -> str:
 @json_option
 @service_options
 def streams(client: Client, as_json: bool) -> None:
-    """List the jobs that read streams, with their lag and watermark, and the streams to which rows were sent.
+    """List jobs that read streams, and streams of sent rows.
+
+    Jobs are shown with their lag and watermark.
 
     With --json, print one JSON object per line.
     """
