@@ -17,18 +17,20 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 BUILT_IN = (
+    "chat",
+    "chunk",
+    "classify",
+    "dedup",
     "echo",
     "embed",
+    "embed_spans",
     "gather",
-    "classify",
+    "generate",
+    "knn",
+    "parse",
     "rerank",
     "similarity",
-    "knn",
-    "dedup",
-    "chunk",
-    "parse",
-    "chat",
-    "generate",
+    "window",
 )
 
 MODULE = """
