@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,9 +32,18 @@ SETTINGS: dict[str, Any] = {
 @pytest.fixture(scope="session")
 def mill_for_all(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mill]:
     folder = tmp_path_factory.mktemp("hostile")
-    with Cluster(folder, "mill_operators", **SETTINGS) as cluster:
+    with Cluster(folder, "mill_operators", **SETTINGS, WEBHOOKS=_receivers(folder)) as cluster:
         cluster.start(coordinators=1, slots=(1,))
         yield Mill(cluster)
+
+
+def _receivers(folder: Path) -> Path:
+    """Write the receivers of webhooks: one that a name finds nowhere, for the tenant acme."""
+    secret, receivers = folder / "secret", folder / "webhooks.toml"
+    secret.write_text(f"whsec_{base64.b64encode(bytes(32)).decode()}\n")
+    about = f'url = "https://receiver.invalid/"\nsecret_file = "{secret}"\ntenants = ["acme"]\n'
+    receivers.write_text(f"[nowhere]\n{about}")
+    return receivers
 
 
 @pytest.fixture
