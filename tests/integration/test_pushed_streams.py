@@ -100,7 +100,8 @@ def test_rows_are_kept_whose_answer_was_lost_also_when_the_call_or_the_producer_
         raise ServiceUnavailable("the connection broke")
 
     monkeypatch.setattr(ledger.streams, "push", add_twice)
-    assert pushes.push("here", "events", rows(0, 500, producer="p", sequence=1)).known is False
+    assert pushes.push("here", "events", rows(0, 250, producer="p", sequence=1)).known is False
+    assert pushes.push("here", "events", rows(250, 250)).known is False
     monkeypatch.setattr(ledger.streams, "push", lose_the_answer)
     with pytest.raises(ServiceUnavailable):
         pushes.push("here", "events", rows(500, 500, producer="p", sequence=2))
@@ -120,7 +121,7 @@ def test_times_finer_than_milliseconds_and_columns_that_are_no_times_are_read(
     at = datetime(2026, 5, 1, 12, 0, 0, 123_456, UTC)
     table = pa.table({"at": pa.array([at], pa.timestamp("us", "UTC")), "clock": pa.array([at.time()], pa.time64("us"))})
     data = stream_from_table(table)
-    ledger.streams.push("here", "events", PushedRows(1, len(data), data), PushLimits(1, MAX_BYTES))
+    ledger.streams.push("here", "events", PushedRows("call-1", 1, len(data), data), PushLimits(1, MAX_BYTES))
     for column, expected in (("at", int(at.timestamp() * 1000)), ("clock", None)):
         split = opened(ledger, workspace, time=column).splitter("").next_split(10, 10**6)
         assert isinstance(split, InputSplit)

@@ -33,6 +33,7 @@ class PushLimits(NamedTuple):
 class PushedRows:
     """Rows that are sent at once, and where they are."""
 
+    call: str  # the id of the request: repeated with it, nothing changes
     rows: int
     nbytes: int
     data: bytes | None  # an Arrow stream, if it is small
@@ -153,6 +154,7 @@ class StreamLedger:
             self._store,
             tenant=tenant,
             name=name,
+            call=sent.call,
             rows=sent.rows,
             nbytes=sent.nbytes,
             data=sent.data,

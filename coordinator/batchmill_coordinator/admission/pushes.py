@@ -45,11 +45,12 @@ class Pushes:
         if not table.num_rows:
             raise InvalidRows("expected at least one row, got none.", field="rows")
         stream = stream_from_table(table)
-        blob = None
+        call, blob = new_id("psh"), None
         if len(stream) > MAX_INLINE_BYTES:
-            blob = f"{stream_folder(tenant, name)}/{new_id('psh')}.arrow"
+            blob = f"{stream_folder(tenant, name)}/{call}.arrow"
             self._blobs.put_table(blob, table)
         sent = PushedRows(
+            call=call,
             rows=table.num_rows,
             nbytes=len(stream),
             data=stream if blob is None else None,

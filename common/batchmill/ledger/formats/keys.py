@@ -221,6 +221,10 @@ class Keys:
         """Sorted set: the same producers, scored by when they sent last (ms)."""
         return f"{self.pushed(tenant, name)}:producers:used"
 
+    def push_call(self, tenant: str, name: str, call: str) -> str:
+        """String: the offset of the rows that one call has added to it; kept for a minute."""
+        return f"{self.pushed(tenant, name)}:call:{call}"
+
     def tenant_streams(self, tenant: str) -> str:
         """Hash: the streams to which rows of a tenant were sent, to the bytes that they hold."""
         return f"{self.prefix}tenant:{tenant}:streams"

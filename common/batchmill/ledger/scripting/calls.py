@@ -1621,6 +1621,7 @@ class PushReply(NamedTuple):
 def push(
     store: Store,
     *,
+    call: str,
     tenant: str,
     name: str,
     rows: int,
@@ -1641,6 +1642,7 @@ def push(
             keys.pushed_state(tenant, name),
             keys.producers(tenant, name),
             keys.producers_used(tenant, name),
+            keys.push_call(tenant, name, call),
             keys.tenant_streams(tenant),
             keys.pushed_streams(),
         ],

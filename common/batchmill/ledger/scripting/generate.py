@@ -69,6 +69,7 @@ PARAM_TYPES = {
     "model": "str",
     "idempotency_key": "str",
     "endpoint": "str",
+    "call": "str",
 }
 ITEM = "item"
 
