@@ -5,7 +5,8 @@
    plan's id and its number as idempotency key: a coordinator that dies in between leaves one job, which the next one
    finds.
 2. After the last round the plan is `ready`: all that it says follows from the rounds, by `planning.arithmetic`. Where
-   the sample cannot be read or run, it is `failed`, with the reason.
+   the sample cannot be read or run, or a round cannot be submitted for `MAX_SAMPLING_MS`, it is `failed`, with the
+   reason.
 3. A plan whose job was submitted is looked at until the job has ended; what that took is kept with it, for the
    intervals of later plans.
 4. Plans are forgotten when they are old.
@@ -18,7 +19,7 @@ from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from batchmill.errors import BatchmillError, InvalidRequest, NotFound, StorageError
+from batchmill.errors import BatchmillError, Conflict, InvalidRequest, NotFound, Overloaded, StorageError
 from batchmill.insights.plans import PlanOutcome, PlanState
 from batchmill.jobs.files import FileSource, UploadSource, upload_part
 from batchmill.jobs.job import JobError, JobState
@@ -95,6 +96,10 @@ class PlanKeeper:
             try:
                 return self._sample(document, record, epoch)
             except (InvalidRequest, NotFound, StorageError) as error:
+                return self._fail(document, record, error, epoch)
+            except (Conflict, Overloaded) as error:  # of a limit, which may have room again
+                if self._ledger.now_ms() - document.created_at < MAX_SAMPLING_MS:
+                    raise
                 return self._fail(document, record, error, epoch)
         if self._ledger.now_ms() - document.created_at >= KEPT_MS and self._clocks.is_trusted():
             self._ledger.plans.remove(document.id, document.tenant)

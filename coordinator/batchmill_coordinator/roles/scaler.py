@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.ledger.formats.work import PoolWork
-from batchmill_coordinator.scheduling.scaling.decisions import PoolReading, decide, due_by_pool, kept_memories
+from batchmill_coordinator.scheduling.scaling.decisions import (
+    MAX_POOLS,
+    PoolReading,
+    decide,
+    due_by_pool,
+    kept_memories,
+    pools_to_scale,
+)
 from batchmill_coordinator.scheduling.scaling.view import read_memories
 
 if TYPE_CHECKING:
@@ -13,8 +20,6 @@ if TYPE_CHECKING:
     from batchmill.ledger import Ledger
     from batchmill_coordinator.scheduling.scaling.targets import PoolTargets
 
-MAX_POOLS = 200
-"""At most that many pools are scaled, those with workers first; users name pools, so there may be any number."""
 MAX_DEADLINES = 200  # jobs with the nearest deadlines that are looked at
 
 
@@ -39,10 +44,9 @@ class Scaler:
         workers: dict[str, list[WorkerInfo]] = {}
         for worker in ledger.fleet.workers(now_ms):
             workers.setdefault(worker.pool, []).append(worker)
-        pools = [*sorted(workers), *sorted(work.pools.keys() - workers.keys())][:MAX_POOLS]
         memories = read_memories(ledger)
         decisions: dict[str, PoolScale] = {}
-        for pool in pools:
+        for pool in pools_to_scale(work.pools, workers):
             reading = PoolReading(pool, work.pools.get(pool, PoolWork()), workers.get(pool, []), due.get(pool, []))
             decisions[pool], memories[pool] = decide(
                 reading, totals, memories.get(pool), self._targets.of(pool), now_ms / 1000, self._targets.start_of(pool)

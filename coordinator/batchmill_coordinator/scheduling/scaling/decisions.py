@@ -21,7 +21,7 @@ from batchmill_coordinator.scheduling.scaling.usage import noted_usage
 from batchmill_coordinator.scheduling.scaling.workers_wanted import PoolDemand, PoolSupply, drain_s, workers_wanted
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Collection, Iterable, Mapping, Sequence
 
     from batchmill.fleet import WorkerInfo
     from batchmill.ledger import JobRecord
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 US = 1_000_000
 MEASURED = StartTime()
+MAX_POOLS = 200
+"""At most that many pools are scaled; users name pools, so there may be any number."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +98,22 @@ def _days(before: ScaleMemory | None, memory: ScaleMemory, spent_s: float, now_s
         busy_s=spent_s - before.spent_s,
         price=memory.price_per_hour,
     )
+
+
+def pools_to_scale(work: Mapping[str, PoolWork], with_workers: Collection[str], limit: int = MAX_POOLS) -> list[str]:
+    """Choose at most `limit` pools: those with workers first, then those with the most to do, whatever their names."""
+    others = sorted(work.keys() - set(with_workers), key=lambda pool: (*_amount(work[pool]), pool))
+    return [*sorted(with_workers), *others][:limit]
+
+
+def has_work(work: PoolWork) -> bool:
+    """Return whether a pool has anything to do, or may soon."""
+    return work.rows > 0 or work.shards > 0 or work.shards_running > 0 or work.open_sources > 0
+
+
+def _amount(work: PoolWork) -> tuple[bool, int, int, int]:
+    """Order pools by this: what may run and is largest comes first."""
+    return (not has_work(work), -work.expected_us, -work.rows, -work.shards)
 
 
 def idle_scale(pool: str, target: ScaleTarget) -> PoolScale:

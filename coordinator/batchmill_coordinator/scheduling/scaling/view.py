@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 from pydantic import ValidationError
 
-from batchmill_coordinator.scheduling.scaling.decisions import idle_scale
+from batchmill.errors import ServiceUnavailable
+from batchmill.ledger.formats.work import PoolWork
+from batchmill_coordinator.scheduling.scaling.decisions import MAX_POOLS, has_work, idle_scale
 from batchmill_coordinator.scheduling.scaling.memory import ScaleMemory
 from batchmill_coordinator.scheduling.scaling.usage import usage_of
 
@@ -30,7 +32,22 @@ class ScaleView:
 
     def of(self, pool: str) -> PoolScale:
         """Return how many workers a pool needs. Raises `ServiceUnavailable` while nobody knows."""
-        return self._ledger.scale.decision(pool) or idle_scale(pool, self._targets.of(pool))
+        decision = self._ledger.scale.decision(pool)
+        if decision is None:
+            self._require_idle(pool)
+            return idle_scale(pool, self._targets.of(pool))
+        return decision
+
+    def _require_idle(self, pool: str) -> None:
+        """Raise `ServiceUnavailable` if there is work for a pool that had no place among those that are scaled."""
+        if len(self._ledger.scale.decisions()) < MAX_POOLS:
+            return
+        if has_work(self._ledger.overview.work().pools.get(pool, PoolWork())):
+            raise ServiceUnavailable(
+                f"how many workers the pool {pool!r} needs is not known: {MAX_POOLS} other pools have workers or more "
+                "work.",
+                hint="Keep the workers that run, or start one: pools with workers come first.",
+            )
 
     def usage(self, days: int) -> list[PoolUsage]:
         """Return what the workers of each pool cost in the last days, by pool. Raises `ServiceUnavailable`."""
