@@ -100,13 +100,13 @@ def test_rows_are_kept_whose_answer_was_lost_also_when_the_call_or_the_producer_
         raise ServiceUnavailable("the connection broke")
 
     monkeypatch.setattr(ledger.streams, "push", add_twice)
-    assert pushes.push("here", "events", rows(0, 250, producer="p", sequence=1)).known is False
-    assert pushes.push("here", "events", rows(250, 250)).known is False
+    assert pushes.push("here", "events", rows(0, 500, producer="p", sequence=1)).known is False
+    assert pushes.push("here", "events", rows(500, 3)).known is False
     monkeypatch.setattr(ledger.streams, "push", lose_the_answer)
     with pytest.raises(ServiceUnavailable):
-        pushes.push("here", "events", rows(500, 500, producer="p", sequence=2))
+        pushes.push("here", "events", rows(503, 497, producer="p", sequence=2))
     monkeypatch.undo()
-    assert pushes.push("here", "events", rows(500, 500, producer="p", sequence=2)).known
+    assert pushes.push("here", "events", rows(503, 497, producer="p", sequence=2)).known
     stream = opened(ledger, workspace)
     split = stream.splitter("").next_split(10_000, 10**7)
     assert isinstance(split, InputSplit)
