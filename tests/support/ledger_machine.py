@@ -163,7 +163,7 @@ class LedgerMachine(ChainRules):
         job = self.job(which)
         stage = self.stage(job, number)
         names = to_queue(self.ledger, job.id, limit, self.model.now, stage.number)
-        assert names == self.model.to_queue(stage, limit)
+        assert names == self.model.to_queue(job, stage, limit)
         for shard_id in names:
             ref = self.queue(job, stage, shard_id, self.model.epoch - deposed)
             if ref and not lost:

@@ -95,15 +95,19 @@ class Model:
         stage.plan(step.shards, step.sizes, step.cursor, at_end=step.at_end)
         return "ok"
 
-    def to_queue(self, stage: Stage, limit: int) -> list[ShardId]:
+    def to_queue(self, job: Job, stage: Stage, limit: int) -> list[ShardId]:
         waiting = [shard_id for shard_id in stage.names("waiting") if stage.live[shard_id].at <= self.now]
         waiting.sort(key=lambda shard_id: (stage.live[shard_id].at, format_shard_id(shard_id)))
-        waiting = waiting[:limit]  # only these are read, so suspects may keep later retries from being seen
-        planned = stage.names("planned")[:limit]
+        planned = stage.names("planned")
+        if not job.is_awaited(stage):  # only these are read: suspects may hide later retries
+            waiting, planned = waiting[:limit], planned[:limit]
         suspects = [
-            one for one in waiting if planned and (len(one) > 1 or stage.live[one].losses >= LOSSES_BEFORE_SPLIT)
+            one
+            for one in waiting[:limit]
+            if planned and (len(one) > 1 or stage.live[one].losses >= LOSSES_BEFORE_SPLIT)
         ]
-        return [*(one for one in waiting if one not in suspects), *planned, *suspects]
+        last = [*suspects, *waiting[limit:]]
+        return [*(one for one in waiting if one not in last), *planned, *last]
 
     def queue(self, job: Job, stage: Stage, shard_id: ShardId, epoch: int) -> str:
         piece = stage.live.get(shard_id)

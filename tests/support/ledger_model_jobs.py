@@ -105,6 +105,7 @@ class Stage:
     left: int = 0  # shards that were live when the job ended
     settled: dict[ShardId, str] = field(default_factory=dict)
     parts: dict[ShardId, Part] = field(default_factory=dict)  # what was committed
+    was_queued: bool = False  # whether any of its shards ever was
     shards_planned: int = 0
     rows_planned: int = 0
     bytes_in: int = 0
@@ -136,6 +137,7 @@ class Stage:
     def queue(self, shard_id: ShardId, now: int) -> None:
         piece = self.live[shard_id]
         piece.state, piece.token, piece.at = "queued", piece.token + 1, now
+        self.was_queued = True
 
     def names(self, state: str) -> list[ShardId]:
         return [shard_id for shard_id, piece in self.live.items() if piece.state == state]
@@ -211,6 +213,12 @@ class Job:
     def is_settled(self) -> bool:
         """Whether all of its stages are."""
         return all(stage.is_settled for stage in self.stages)
+
+    def is_awaited(self, stage: Stage) -> bool:
+        """Whether a stage that has given out shards has none behind it that can go on without more of its results."""
+        begun = stage.was_queued or len(stage.live) + stage.left < stage.shards_planned
+        behind = self.stages[stage.number + 1 : stage.number + 2]
+        return begun and any(not one.live and not one.left for one in behind)
 
     def stop(self, state: str) -> bool:
         changes = self.state in ("pending", "running", "paused")
