@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from batchmill.broker import model_queue_of
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
@@ -23,7 +21,7 @@ from batchmill.operators.model_key import model_key
 from batchmill.sources import InlineSource, SourceDescription
 from batchmill.sources.base import InputSplit
 from batchmill.workspace import stream_from_table, table_from_stream
-from batchmill_coordinator.admission.acceptance import accept, tenant_key
+from batchmill_coordinator.admission.acceptance import accept, digest_of, tenant_key
 from batchmill_coordinator.admission.column_checks import (
     check_chain,
     check_columns,
@@ -37,6 +35,7 @@ from batchmill_coordinator.admission.kept_results import KeptResults
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
 from batchmill_coordinator.admission.sinks import SinkAdmission
 from batchmill_coordinator.admission.streams import StreamAdmission
+from batchmill_coordinator.admission.tables import with_pinned_tables
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.fleet.pools import EMPTY
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits
@@ -161,7 +160,7 @@ class Admission:
         """
         if request.rows is not None:
             check_shape(request.rows, self._limits)
-        digest = _digest(request)
+        digest = digest_of(request)
         known = None if request.source is None else self._known(request, digest, tenant)
         if known is not None:
             return Acceptance(known, is_new=False)
@@ -211,7 +210,7 @@ class Admission:
     def _checked_input(
         self, request: JobRequest, operators: Sequence[OperatorInfo], job_id: str, undo: ExitStack, tenant: str
     ) -> _Input:
-        spec = with_gathering(request.spec(), operators)
+        spec = with_pinned_tables(with_gathering(request.spec(), operators), operators, self._inspector)
         found = self._find_input(request, spec, job_id, undo, tenant)
         schema = found.source.columns if isinstance(found.source, StageSource) else found.source.schema
         self._limits.check_columns(schema)
@@ -387,15 +386,3 @@ def _require_one_input(request: JobRequest) -> None:
         raise InvalidRequest(
             "source.lineage is set by replays only; got true.", hint="Leave it out.", field="source.lineage"
         )
-
-
-_NOT_COMPARED: dict[str, Any] = {"idempotency_key": True, "deadline": True, "deadline_at": True, "source": {"upload"}}
-
-
-def _digest(request: JobRequest) -> str:
-    """What distinguishes two requests, whatever the order of their fields and the names of their uploads.
-
-    Their deadlines do not: one that is given from now on is another moment each time.
-    """
-    body = request.model_dump(mode="json", exclude=_NOT_COMPARED)
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]
