@@ -337,8 +337,10 @@ class Admission:
             )
 
     def _plan(self, job_id: str, found: _Input, order: Order) -> OneShardPlan | None:
-        max_rows = FIRST_ROWS
-        if found.source.count("").rows > FIRST_ROWS:
+        max_rows, rows = FIRST_ROWS, found.source.count("").rows
+        if found.spec.first.takes_all:
+            max_rows = rows
+        elif rows > FIRST_ROWS:
             max_rows = first_rows(self._ledger.profiles.cost_of(found.spec.first, order.operators[0].version))
         return _one_shard_plan(job_id, found, max_rows, self._settings.shard_max_bytes)
 
