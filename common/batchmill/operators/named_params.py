@@ -66,13 +66,14 @@ def tables_named(schema: Mapping[str, Any], params: Mapping[str, Any]) -> list[N
     for name, about, value in _given(schema, params):
         if not isinstance(value, str) or not has_format(about, TABLE_FORMAT):
             continue
+        about_table = about.get("table", {})
         columns: list[tuple[str, str]] = []
-        for names in about["table"]["columns"]:
+        for names in about_table.get("columns", ()):
             parameter = next((one for one in names.split("|") if given.get(one) is not None), None)
             if parameter is not None:
                 values = given[parameter]
                 columns += [(one, parameter) for one in (values if isinstance(values, list) else [values])]
-        version = about["table"]["version"]
+        version = about_table.get("version", "version")
         found.append(NamedTable(name, value, version, given.get(version), columns))
     return found
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from batchmill.errors import OutcomeUnknown
 from batchmill_coordinator.webhooks.messages import announces
@@ -13,7 +11,6 @@ from batchmill_coordinator.webhooks.messages import announces
 if TYPE_CHECKING:
     from contextlib import ExitStack
 
-    from batchmill.jobs.job import JobRequest
     from batchmill.ledger import Ledger
     from batchmill.ledger.submission import Acceptance, Submission
     from batchmill.settings import CoordinatorSettings
@@ -45,15 +42,3 @@ def accept(
 def tenant_key(tenant: str, idempotency_key: str | None) -> str | None:
     """The ledger's name for a tenant's idempotency key: tenants choose their keys without knowing of each other."""
     return None if idempotency_key is None else f"{tenant}:{idempotency_key}"
-
-
-_NOT_COMPARED: dict[str, Any] = {"idempotency_key": True, "deadline": True, "deadline_at": True, "source": {"upload"}}
-
-
-def digest_of(request: JobRequest) -> str:
-    """Return what distinguishes two requests, whatever the order of their fields and the names of their uploads.
-
-    Their deadlines do not: one that is given from now on is another moment each time.
-    """
-    body = request.model_dump(mode="json", exclude=_NOT_COMPARED)
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]

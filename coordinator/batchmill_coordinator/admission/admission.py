@@ -12,7 +12,6 @@ from batchmill.jobs.files import FileSource, ResultsSource, UploadSource, upload
 from batchmill.jobs.ids import new_id
 from batchmill.jobs.job import MAX_INLINE_BYTES, JobForm, JobRequest, JobSpec, StageSpec
 from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
-from batchmill.jobs.sink import RESERVED_OPERATORS, STAGES
 from batchmill.jobs.stage_cost import first_rows
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.jobs.status import CheckedJob
@@ -21,7 +20,7 @@ from batchmill.operators.model_key import model_key
 from batchmill.sources import InlineSource, SourceDescription
 from batchmill.sources.base import InputSplit
 from batchmill.workspace import stream_from_table, table_from_stream
-from batchmill_coordinator.admission.acceptance import accept, digest_of, tenant_key
+from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.column_checks import (
     check_chain,
     check_columns,
@@ -33,6 +32,7 @@ from batchmill_coordinator.admission.column_checks import (
 from batchmill_coordinator.admission.fusion import as_before, with_fusion
 from batchmill_coordinator.admission.kept_results import KeptResults
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
+from batchmill_coordinator.admission.request_checks import digest_of, refuse_reserved, require_one_input
 from batchmill_coordinator.admission.sinks import SinkAdmission
 from batchmill_coordinator.admission.streams import StreamAdmission
 from batchmill_coordinator.admission.tables import with_pinned_tables
@@ -106,7 +106,7 @@ class Admission:
         """
         self._check_deadline(spec)
         if not is_internal:
-            _refuse_reserved(spec)
+            refuse_reserved(spec)
         return tuple(self._checked_stage(spec, stage) for stage in spec.stages)
 
     def _checked_stage(self, spec: JobSpec, stage: StageSpec) -> OperatorInfo:
@@ -173,7 +173,7 @@ class Admission:
             return Acceptance(known, is_new=False)
 
     def _admit(self, request: JobRequest, digest: str, tenant: str, *, is_internal: bool) -> Acceptance:
-        _require_one_input(request)
+        require_one_input(request)
         request = self.dated(request)
         self._webhooks.check(request.webhooks, tenant)
         operators = self.check_spec(request.spec(), is_internal=is_internal)
@@ -194,7 +194,7 @@ class Admission:
             raise InvalidRequest(
                 "only a job over files can be checked without submitting it.", hint="Give `source` with a path."
             )
-        _require_one_input(request)
+        require_one_input(request)
         request = self.dated(request)
         self._webhooks.check(request.webhooks, tenant)
         operators = self.check_spec(request.spec())
@@ -359,13 +359,6 @@ class Admission:
         return earlier
 
 
-def _refuse_reserved(spec: JobSpec) -> None:
-    """Raise `UnknownOperator` if a user names an operator that only the service itself runs."""
-    own = (stage.operator for stage in spec.stages if stage.operator.startswith(RESERVED_OPERATORS))
-    for operator in list(own)[: None if spec.sink is None else -len(STAGES)]:
-        raise UnknownOperator(f"only the service itself runs {operator!r}.", hint="Give `sink`.", operator=operator)
-
-
 def _one_shard_plan(job_id: str, found: _Input, max_rows: int, max_bytes: int) -> OneShardPlan | None:
     """Plan a job whose rows are in the request, if they fit into one shard: the planner need not read them again."""
     split = found.source.splitter("").next_split(max_rows, max_bytes)
@@ -373,16 +366,3 @@ def _one_shard_plan(job_id: str, found: _Input, max_rows: int, max_bytes: int) -
         return None
     shard = Shard(job_id, FIRST_STAGE, ShardId((0,)), 0, split.rows, split.slices)
     return OneShardPlan(shard, split.bytes, split.cursor)
-
-
-def _require_one_input(request: JobRequest) -> None:
-    given = [name for name in ("rows", "rows_arrow", "source") if getattr(request, name) is not None]
-    if len(given) != 1:
-        raise InvalidRequest(
-            f"expected either rows or a source, got: {' and '.join(given) or 'neither'}.",
-            hint="Give `rows` for rows in the request, `source` for files that the service can read.",
-        )
-    if isinstance(request.source, UploadSource) and request.source.lineage:
-        raise InvalidRequest(
-            "source.lineage is set by replays only; got true.", hint="Leave it out.", field="source.lineage"
-        )
