@@ -228,7 +228,8 @@ def test_errors_are_those_that_the_sdk_knows(sdk: openai.OpenAI) -> None:
         chat(sdk, "refuse")
     with pytest.raises(openai.BadRequestError, match="told to refuse"):
         chat(sdk, "refuse", stream=True)
-    for asked in ([], [""], [-1], ["a", 1], ["a"] * 2049):
+    wrong: list[Any] = [[], [""], [-1], ["a", 1], ["a"] * 2049]
+    for asked in wrong:
         with pytest.raises(openai.BadRequestError) as refused:
             sdk.embeddings.create(model="minilm", input=asked)
         assert str(refused.value.param).startswith("input")

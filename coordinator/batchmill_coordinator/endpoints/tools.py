@@ -70,7 +70,7 @@ def tool_options(tools: Sequence[Tool] | None, choice: ToolChoice) -> dict[str, 
         if choice not in (None, "none", "auto"):
             raise BodyFault("'tool_choice' is only allowed when 'tools' are specified.", "tool_choice", "invalid_value")
         return {}
-    written = []
+    written: list[dict[str, Any]] = []
     for place, tool in enumerate(tools):
         if tool.type != "function" or tool.function is None:
             raise refuse(f"tools.{place}", f"is of the type {tool.type[:40]!r}, and only functions are supported")

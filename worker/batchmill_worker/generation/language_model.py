@@ -26,9 +26,8 @@ if TYPE_CHECKING:
 
     from batchmill.columns.lineage import Path
     from batchmill_worker.generation.base import BegunAnswer, EngineLimits, OnLong, TextEngine
-    from batchmill_worker.generation.params import Tool
     from batchmill_worker.generation.row_options import RowOptions
-    from batchmill_worker.generation.tools import Choice
+    from batchmill_worker.generation.tools import Choice, Tool
 
 MADE = (
     "text",

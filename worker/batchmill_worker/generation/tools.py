@@ -156,7 +156,7 @@ def read_calls(form: ToolFormat, generation: Generation, answer: Answer) -> tupl
     while place >= 0:
         call, place = _object_at(answer.text, place)
         name, arguments = (call or {}).get(form.name_key), (call or {}).get(form.arguments_key)
-        if name not in names or not isinstance(arguments, dict):
+        if not isinstance(name, str) or name not in names or not isinstance(arguments, dict):
             return answer.text, ()
         found.append(ToolCall(_id(generation, len(found)), name, json.dumps(arguments, ensure_ascii=False)))
         place = answer.text.find("{", place)
