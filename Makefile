@@ -25,7 +25,7 @@ demo: $(STAMPS)/demo ## Chunk and embed Python's language reference on this mach
 	$(BIN)/batchmill demo
 
 test: $(STAMPS)/test ## Run the tests but the slow ones, in PROCESSES=2; they start what they need
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile -m "not slow"
 
 test-unit: $(STAMPS)/test ## Run the unit tests only
 	$(BIN)/python -m pytest tests/unit
@@ -40,6 +40,7 @@ test-hostile: $(STAMPS)/test ## Attack a service: what one user sends, stores or
 
 test-slow: $(STAMPS)/test ## Run the slow ones: outages, what a user does
 	$(BIN)/python -m pytest tests/slow tests/acceptance
+	$(BIN)/python -m pytest -m slow
 
 chaos-short: $(STAMPS)/test ## Break a service at random for a minute, then compare every row
 	$(BIN)/python -m pytest tests/chaos

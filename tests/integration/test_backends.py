@@ -86,6 +86,7 @@ def test_vectors_of_openvino_are_those_of_torch_whatever_the_batch(cache: Operat
     assert cosines(np.stack(alone["embedding"].to_numpy()), torch[3:4]).min() > 0.99999
 
 
+@pytest.mark.slow
 def test_weights_in_int8_are_close_and_their_error_is_measured(cache: OperatorCache) -> None:
     rounded = vectors(cache, precision="int8")
     key, cosine = computes_with(cache, "embed", model=MODEL, precision="int8")
@@ -99,6 +100,7 @@ def test_weights_in_int8_are_close_and_their_error_is_measured(cache: OperatorCa
         vectors(cache, backend="torch", precision="int8")
 
 
+@pytest.mark.slow
 def test_half_precision_of_torch_has_its_measured_error(cache: OperatorCache) -> None:
     key, cosine = computes_with(cache, "embed", model=MODEL, backend="torch", precision="bfloat16")
     assert key == "torch bfloat16"

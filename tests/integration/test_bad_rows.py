@@ -23,7 +23,7 @@ def lines(rows: int, **faulty: str) -> str:
     return "".join(faulty.get(f"n{n}", f'{{"id": {n}, "text": "t{n}"}}') + "\n" for n in range(rows))
 
 
-@pytest.mark.parametrize("rows", [5, 70_000])
+@pytest.mark.parametrize("rows", [5, pytest.param(70_000, marks=pytest.mark.slow)])
 def test_a_line_that_cannot_be_read_is_a_dead_letter_and_all_other_rows_are_done(
     client: batchmill.Client, tmp_path: Path, rows: int
 ) -> None:
@@ -60,7 +60,7 @@ def test_a_shard_of_bad_lines_only_completes_with_dead_letters(client: batchmill
     assert letters(job) == [(n, "BadLine") for n in range(4)]
 
 
-@pytest.mark.parametrize("rows", [4, 70_000])
+@pytest.mark.parametrize("rows", [4, pytest.param(70_000, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("inline", [True, False])
 def test_a_row_without_a_required_value_is_a_dead_letter(
     client: batchmill.Client, tmp_path: Path, rows: int, inline: bool

@@ -257,6 +257,7 @@ def test_tokens_of_each_text_are_counted_on_demand(cache: OperatorCache) -> None
     assert table.schema.field("tokens").type == pa.int32()
 
 
+@pytest.mark.slow
 def test_half_precision_gives_float32_vectors_close_to_the_full_ones(
     cache: OperatorCache, reference: SentenceTransformer, texts: list[str]
 ) -> None:

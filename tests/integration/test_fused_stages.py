@@ -77,6 +77,7 @@ def test_stages_that_run_together_make_what_they_make_apart(
     assert found[True]["dead"]
 
 
+@pytest.mark.slow
 def test_what_stages_that_run_together_have_made_is_gathered_as_if_they_ran_apart(
     client: batchmill.Client, tmp_path: Path
 ) -> None:

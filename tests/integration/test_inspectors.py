@@ -66,6 +66,7 @@ def test_what_an_inspector_says_of_a_source_is_what_this_process_would_say(pool:
     assert found == describe(FileSource(path=str(good)), settings_of(good.parent).locations())
 
 
+@pytest.mark.slow
 def test_splits_and_rows_from_inspectors_are_the_source_even_if_each_is_killed(
     pool: InspectorPool, good: Path, tmp_path: Path, processes: Callable[[], list[psutil.Process]]
 ) -> None:
@@ -98,6 +99,7 @@ def test_a_file_that_ends_its_reader_is_named_and_others_are_read_meanwhile(pool
     assert error.value.details["file"].endswith("encrypted_column.parquet")
 
 
+@pytest.mark.slow
 def test_one_that_hangs_is_ended_and_the_next_request_is_served(
     tmp_path: Path, good: Path, processes: Callable[[], list[psutil.Process]]
 ) -> None:

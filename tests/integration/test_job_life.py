@@ -189,6 +189,7 @@ def test_a_deleted_job_leaves_nothing_but_its_users_output(
     assert again.wait(timeout=GRACE_S).id != with_output.id
 
 
+@pytest.mark.slow
 def test_what_is_over_its_time_is_deleted_in_the_background_and_the_rest_is_kept(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:

@@ -301,6 +301,7 @@ def test_inline_results_stay_within_their_room(ledger: Ledger, epoch: int) -> No
     ] == [1, 1, False]
 
 
+@pytest.mark.slow
 def test_what_a_finished_shard_costs_is_at_most_a_hundred_bytes(
     ledger: Ledger, epoch: int, redis_client: redis.Redis, prefix: str
 ) -> None:

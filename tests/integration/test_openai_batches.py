@@ -94,6 +94,7 @@ def test_vectors_are_shortened_and_encoded_as_their_line_asks(api: openai.OpenAI
     assert found["line-1"]["data"][0]["embedding"] == [4.0]
 
 
+@pytest.mark.slow
 def test_a_real_model_gives_a_batch_what_it_gives_a_job(api: openai.OpenAI, client: batchmill.Client) -> None:
     texts = ["a short text", "another one, which is a little longer"]
     batch = run(api, EMBEDDINGS, [line(0, EMBEDDINGS, model="minilm", input=texts)])

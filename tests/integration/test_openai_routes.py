@@ -51,6 +51,7 @@ def test_models_are_listed(sdk: openai.OpenAI) -> None:
     assert "minilm" in caught.value.message
 
 
+@pytest.mark.slow
 def test_vectors_are_those_of_a_job_in_both_encodings(sdk: openai.OpenAI, client: batchmill.Client) -> None:
     texts = ["one", "two and a bit", "three"]
     client.call("embed", [{"text": "warm"}], MINILM, timeout=GRACE_S)

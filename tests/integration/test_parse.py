@@ -246,6 +246,7 @@ def test_pages_keep_the_order_of_the_files_in_the_engine() -> None:
     assert list(zip(result.table["id"].to_pylist(), result.table["text"].to_pylist(), strict=True)) == expected
 
 
+@pytest.mark.slow
 def test_a_folder_is_parsed_by_a_job_and_the_bad_files_are_dead_letters(
     client: batchmill.Client, tmp_path: Path
 ) -> None:

@@ -154,6 +154,7 @@ def test_what_a_job_made_before_it_was_cancelled_is_run_on_without_keep(
     assert paths == [(n, path) for n, path, _ in pieces(list(range(ROWS)))]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("gathers", [False, True])
 def test_rows_that_a_replay_has_brought_in_are_run_again_too(
     client: batchmill.Client, tmp_path: Path, *, gathers: bool

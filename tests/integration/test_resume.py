@@ -126,6 +126,7 @@ def test_an_output_that_an_earlier_version_left_unfinished_is_refused(client: ba
         order.submit()
 
 
+@pytest.mark.slow
 def test_rows_that_were_sent_are_compared_by_their_content(client: batchmill.Client, tmp_path: Path) -> None:
     order = Order(client, tmp_path)
     rows = [{"id": n, "pad": "x" * 4000} for n in range(ROWS)]

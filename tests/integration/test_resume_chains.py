@@ -114,6 +114,7 @@ def test_a_job_that_failed_in_a_stage_goes_on_where_it_stopped(client: batchmill
     assert found(again.results()) == pieces(list(range(ROWS)))
 
 
+@pytest.mark.slow
 def test_a_job_that_expired_between_two_stages_goes_on(chain: Chain) -> None:
     chain.first.touch()
     stages = chain.stages(keep=True)

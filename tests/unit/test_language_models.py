@@ -169,6 +169,7 @@ def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
         pass
 
 
+@pytest.mark.slow
 def test_a_long_row_is_answered_in_parts_and_a_begun_answer_continues_as_it_would_have() -> None:
     long = " ".join(f"word{number}" for number in range(150))
     with loaded("chat", prompt="Describe {body}.", max_tokens=24, on_long="split") as operator:

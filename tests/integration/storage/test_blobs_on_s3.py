@@ -132,6 +132,7 @@ def test_a_folder_made_by_an_empty_object_is_no_blob(bucket: tuple[str, Location
     assert not blobs.exists("made/sub")
 
 
+@pytest.mark.slow
 def test_a_large_file_goes_up_and_comes_back_with_little_memory(bucket: tuple[str, Locations], s3_url: str) -> None:
     code = """
         import resource, sys

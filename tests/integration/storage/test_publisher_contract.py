@@ -97,6 +97,7 @@ def test_a_part_that_comes_too_late_is_deleted(output: Callable[..., JobOutput],
     assert folder.list() == ["part-00000000-a1.parquet"]
 
 
+@pytest.mark.slow
 def test_of_two_jobs_that_take_one_output_at_once_exactly_one_gets_it_every_time(
     place: tuple[str, Locations], blobs: BlobStore
 ) -> None:

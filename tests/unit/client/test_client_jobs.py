@@ -198,6 +198,7 @@ def test_an_unknown_job_is_told_by_its_first_use(client: Client) -> None:
             use()
 
 
+@pytest.mark.slow
 def test_jobs_are_listed_newest_first_page_by_page(client: Client, service: LiveService) -> None:
     submitted = [client.submit("echo", rows=[{"i": i}], name=f"job {i}") for i in range(120)]
     listed = client.jobs()
