@@ -108,11 +108,15 @@ class Workspace:
             return output_results(spec.output, job_id, self.locations, self.blobs)
         return kept_results(job_id, stage, self.blobs)
 
-    def delete_between_stages(self, job_id: str, spec: JobSpec) -> None:
-        """Delete the results of a job's stages but the last one's and those to be kept. Raises `StorageError`."""
-        for number, stage in enumerate(spec.stages[:-1]):
-            if not stage.keep:
-                self.blobs.delete_folder(f"jobs/{job_id}/results/{number}")
+    def delete_between_stages(self, job_id: str, spec: JobSpec) -> list[int]:
+        """Delete the results of a job's stages but the last one's and those to be kept. Raises `StorageError`.
+
+        Returns the numbers of those stages.
+        """
+        between = [number for number, stage in enumerate(spec.stages[:-1]) if not stage.keep]
+        for number in between:
+            self.blobs.delete_folder(f"jobs/{job_id}/results/{number}")
+        return between
 
     def schema_log(self, job_id: str) -> SchemaLog:
         """Open the schema of a job's output."""

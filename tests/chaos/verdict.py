@@ -157,7 +157,14 @@ def _judge_counters(verdict: Verdict, job: Submitted, client: Any) -> None:
     dead = [_judge_stage(verdict, job, client, state, stage) for stage in stages]
     verdict.expect(job, "the sum by error", sum(map(int, client.hvals(KEYS.dead_counts(job.id)))), sum(dead))
     of_stages = [
-        of_stage(job.id, stage) for stage in stages for of_stage in (KEYS.stage, KEYS.inline_results, KEYS.done)
+        of_stage(job.id, stage)
+        for stage in stages
+        for of_stage in (
+            KEYS.stage,
+            KEYS.inline_results,
+            KEYS.done,
+            KEYS.borders,
+        )  # borders: as the results they are of
     ]
     kept = (*of_stages, KEYS.dead_counts(job.id), KEYS.incomplete(job.id), KEYS.job_log(job.id))
     verdict.expect(job, "what is left of it", sorted(set(client.scan_iter(f"{_escaped(key)}*")) - {key, *kept}), [])

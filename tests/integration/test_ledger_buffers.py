@@ -11,6 +11,8 @@ from batchmill.jobs.completion import Completion
 from batchmill.jobs.job import JobForm, StageForm
 from batchmill.jobs.shard import Shard, ShardId, Slice
 from batchmill.ledger import Ledger
+from batchmill.ledger.formats.encodings import SourceRowBorders
+from batchmill.ledger.formats.settlement import Settled
 from batchmill.ledger.plan_step import PlanStep
 from batchmill.ledger.views.index import Window
 from batchmill.sources.base import RowCount
@@ -115,3 +117,15 @@ def test_the_shard_that_the_next_stage_waits_for_is_found_however_many_retries_a
     (one,) = ledger.jobs.read_stages([(JOB, 0)])
     found = ledger.shards.to_queue_of([one], 2, ledger.now_ms() + 1_000)[one.key]
     assert found == [ShardId((number,)) for number in ([4, 3] if next_is_at_work else [4, 3, 2, 1, 0])]
+
+
+def test_where_source_rows_begin_is_forgotten_with_the_results_between_stages(
+    redis_client: redis.Redis, prefix: str
+) -> None:
+    ledger = Ledger(redis_client, prefix)
+    submit(ledger, JOB, spec=SPEC)
+    first = ShardId((0,))
+    for stage in range(2):
+        ledger.results.note_borders(JOB, Settled(stage, first, 1, 1, 0, 10, 0), SourceRowBorders.of([0], [0]))
+    ledger.retention.note_deleted_between(JOB, [0])
+    assert [ledger.results.borders(JOB, stage, [first]) == [None] for stage in range(2)] == [True, False]

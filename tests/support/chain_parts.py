@@ -94,10 +94,11 @@ class Parts:
         """See `Workspace`."""
         return StageParts(self, stage)
 
-    def delete_between_stages(self, _job_id: str, spec: Any) -> None:
+    def delete_between_stages(self, _job_id: str, spec: Any) -> list[int]:
         """See `Workspace`."""
         last = len(spec.stages) - 1
         self.paths = {key: paths for key, paths in self.paths.items() if key[0] == last}
+        return list(range(last))
 
     def put_table(self, _name: str, _table: pa.Table) -> None:
         """A dead letter: what died is known from the ledger."""

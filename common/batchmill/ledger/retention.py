@@ -12,6 +12,8 @@ from batchmill.ledger.scripting.connection import redis_errors
 from batchmill.ledger.tenants import TenantLedger
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batchmill.ledger.scripting.connection import Store
 
 
@@ -36,9 +38,11 @@ class RetentionLedger:
             ids = self._store.redis.zrangebyscore(self._keys.between_stages(), "-inf", before_ms, start=0, num=limit)
         return [job_id.decode() for job_id in ids]
 
-    def note_deleted_between(self, job_id: str) -> None:
-        """Note that the results between the stages of a job are deleted."""
+    def note_deleted_between(self, job_id: str, stages: Sequence[int]) -> None:
+        """Note that the results between the stages of a job are deleted. stages: those whose results are."""
         with redis_errors():
+            if stages:
+                self._store.redis.delete(*(self._keys.borders(job_id, stage) for stage in stages))
             self._store.redis.zrem(self._keys.between_stages(), job_id)
 
     def read_clock(self) -> tuple[int, int | None]:

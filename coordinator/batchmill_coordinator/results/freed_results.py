@@ -74,10 +74,11 @@ class FreedResults:
 
     def delete_between_stages(self, job_id: str) -> None:
         """Delete all results between the stages of a completed job. Raises `StorageError`; then it stays listed."""
+        deleted: list[int] = []
         for record in self._ledger.jobs.read_many([job_id]):
             if record.state is JobState.COMPLETED:
-                self._workspace.delete_between_stages(record.id, record.spec)
-        self._ledger.retention.note_deleted_between(job_id)
+                deleted = self._workspace.delete_between_stages(record.id, record.spec)
+        self._ledger.retention.note_deleted_between(job_id, deleted)
 
     def _delete(self, record: JobRecord, freed: Freed) -> None:
         now = FreedParts.parse(record.stages[freed.stage].freed)
