@@ -67,7 +67,7 @@ class StreamRolls:
             try:
                 return self._step(record, output, now_ms, epoch, is_over=False) is not None
             except StaleToken:
-                return False  # another leader, or the finisher, has gone on
+                return False  # another leader, or the finisher, has written it
 
     def close(self, record: JobRecord, epoch: int) -> None:
         """Write all that is settled of a job that ends, and end its output. Again is fine. Raises as `apply`."""
