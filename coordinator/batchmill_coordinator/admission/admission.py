@@ -347,6 +347,7 @@ class Admission:
         """Take the output, if one was asked for; returns the manifest of the unfinished one that it resumes, if any."""
         output = self._workspace.open_publisher(job_id, order.spec)
         if output is None:
+            self._streams.take_output(job_id, order.spec, undo)
             return None
         earlier = self._resumption.find(output, order)
         if earlier is None:

@@ -161,7 +161,7 @@ class TokenReader:
         return first, self._beginning(second, max(least, self._count(first) + MARGIN_TOKENS))
 
     def _beginning(self, text: str, least: int) -> str:
-        """Return the beginning of a text, with at least so many tokens unless all of it has fewer."""
+        """Return the beginning of a text, with at least that many tokens unless all of it has fewer."""
         size = (self._limit or 0) * CHARACTERS_PER_TOKEN
         while size < len(text):
             space = text.rfind(" ", size // 2, size)

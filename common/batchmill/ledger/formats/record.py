@@ -66,6 +66,7 @@ class StageRecord:
     bytes_freed: int = 0  # of those, what the next stage has settled
     freed: str = ""  # how far its parts are freed, see `FreedParts`
     kept: str = ""  # of a stream: of which shards something is kept, see `KeptShards`
+    rolled: str = ""  # of a stream with an output: how far its results are in files, see `Rolls`
     cost: Spent = NO_COST
 
     @property

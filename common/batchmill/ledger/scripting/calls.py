@@ -263,11 +263,13 @@ def change_document(
 def charge_calls(
     store: Store,
     *,
+    process: str,
     tenant: str,
     worked_for: str,
     price: int,
     used: Parts,
     rows: int,
+    number: int,
 ) -> int:
     """Charge a tenant for interactive requests, which belong to no job."""
     keys = store.keys
@@ -277,6 +279,7 @@ def charge_calls(
             keys.cost_tenants(),
             keys.cost_pools(),
             keys.cost_days(),
+            keys.charged_calls(process),
         ],
         [
             store.now_ms,
@@ -285,6 +288,7 @@ def charge_calls(
             price,
             write_parts(used),
             rows,
+            number,
         ],
     )
     return int(reply)
@@ -2202,6 +2206,41 @@ def resume_from(
         ],
     )
     return ResumeFromAnswer(reply.decode())
+
+
+class RollAnswer(StrEnum):
+    """What `roll.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+    MOVED = "moved"
+
+
+def roll(
+    store: Store,
+    *,
+    job_id: str,
+    stage: int,
+    epoch: int,
+    before: str,
+    after: str,
+) -> RollAnswer:
+    """Note how far the results of a stage are in the files of the job's output, if that is as it was read."""
+    keys = store.keys
+    reply = store.run(
+        "roll",
+        [
+            keys.leader(),
+            keys.job(job_id),
+            keys.stage(job_id, stage),
+        ],
+        [
+            epoch,
+            before,
+            after,
+        ],
+    )
+    return RollAnswer(reply.decode())
 
 
 class SaveCheckpointAnswer(StrEnum):
