@@ -34,6 +34,7 @@ RUN = 64
 PAIRS_AT_ONCE = 1 << 14
 MIN_HALF_DIMENSION = 64  # the second step costs more than shorter vectors gain
 FLOAT32_ROUNDING = 2.0**-24
+UNIT_SLACK = 4 * FLOAT32_ROUNDING  # of a length that counts as 1
 MIN_LENGTH, MAX_LENGTH = 1e-15, 1e15
 
 
@@ -86,6 +87,11 @@ class Pairs:
 def on_device(vectors: Tensor, metric: Metric, device: torch.device) -> Vectors:
     """Move finite float32 vectors to a device. With the metric `cosine` none of them is zero."""
     rows, dimension = vectors.shape
+    if metric == "cosine" and not has_fast_half(device, dimension):
+        vectors = vectors.to(device)
+        lengths = torch.linalg.vector_norm(vectors, dim=1)
+        if (lengths - 1).abs().le(UNIT_SLACK).all():  # as most models make them: they need no copy
+            return Vectors(vectors, None, None, lengths, torch.zeros_like(lengths))
     full = torch.empty((rows, dimension), device=device)
     half = torch.empty_like(full, dtype=torch.bfloat16) if metric != "l2" and has_fast_half(device, dimension) else None
     lengths, cuts = torch.empty(rows, device=device), torch.zeros(rows, device=device)
