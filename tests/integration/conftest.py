@@ -10,6 +10,7 @@ import pytest
 import batchmill
 from support.language_models import SMALL
 from support.operators.path import operators_on_path
+from support.stream_servers import KafkaServer, NatsServer
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -54,3 +55,19 @@ def service_record(service_folder: Path, client: batchmill.Client) -> dict[str, 
     """The URL and the token of the session's service."""
     record: dict[str, str] = json.loads((service_folder / "service.json").read_text())
     return record
+
+
+@pytest.fixture(scope="session")
+def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
+    """A broker with Kafka's protocol, for the session."""
+    server = KafkaServer(tmp_path_factory.mktemp("kafka"))
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A NATS server with JetStream, for the session."""
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    yield server
+    server.stop()
