@@ -28,8 +28,6 @@ class StreamKind(ABC):
     """A stream of one kind, empty at first."""
 
     servers = NamedStreamServers()
-    partition = ""
-    has_raw_messages = True
 
     @abstractmethod
     def source(self, **options: Any) -> AnyStream: ...
@@ -38,10 +36,9 @@ class StreamKind(ABC):
     def add(self, rows: Sequence[object]) -> None:
         """Add rows, each a message; bytes are a message as it is."""
 
-    def delete_before(self, count: int) -> bool:
-        """Delete all but the rows behind the first `count` that were ever added; False: the server cannot."""
-        del count
-        return False
+    @abstractmethod
+    def delete_before(self, count: int) -> None:
+        """Delete all but the rows behind the first `count` that were ever added."""
 
 
 class RedisKind(StreamKind):
@@ -56,14 +53,11 @@ class RedisKind(StreamKind):
     def add(self, rows: Sequence[object]) -> None:
         self._ids += [self._redis.xadd(self._key, {"row": encoded(row)}) for row in rows]
 
-    def delete_before(self, count: int) -> bool:
+    def delete_before(self, count: int) -> None:
         self._redis.xdel(self._key, *self._ids[:count])
-        return True
 
 
 class PushKind(StreamKind):
-    has_raw_messages = False
-
     def __init__(self, ledger: Ledger, name: str) -> None:
         self._ledger = ledger.streams
         self._name = name
@@ -79,15 +73,12 @@ class PushKind(StreamKind):
             sent = PushedRows(f"call-{self._sent}", 1, len(data), data)
             assert self._ledger.push(DEFAULT_TENANT, self._name, sent, PushLimits(10, 10**9))
 
-    def delete_before(self, count: int) -> bool:
+    def delete_before(self, count: int) -> None:
         entries = self._ledger.pushed_entries(DEFAULT_TENANT, self._name, "0-0", limit=1000)
         self._ledger.trim_pushed(DEFAULT_TENANT, self._name, [one for one in entries if one.end <= count])
-        return True
 
 
 class KafkaKind(StreamKind):
-    partition = "0"
-
     def __init__(self, server: KafkaServer, topic: str) -> None:
         self.servers = NamedStreamServers({"kafka": NamedStreamServer(url=server.url)})
         self._server = server
@@ -99,6 +90,9 @@ class KafkaKind(StreamKind):
 
     def add(self, rows: Sequence[object]) -> None:
         self._server.add(self._topic, [encoded(row) for row in rows])
+
+    def delete_before(self, count: int) -> None:
+        raise AssertionError(f"Tansu cannot delete {count} messages")
 
 
 class NatsKind(StreamKind):
@@ -114,9 +108,8 @@ class NatsKind(StreamKind):
     def add(self, rows: Sequence[object]) -> None:
         self._server.add(self._stream, [encoded(row) for row in rows])
 
-    def delete_before(self, count: int) -> bool:
+    def delete_before(self, count: int) -> None:
         self._server.purge(self._stream, count + 1)
-        return True
 
 
 def encoded(row: object) -> bytes:

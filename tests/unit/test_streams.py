@@ -11,7 +11,7 @@ from batchmill.jobs.job import JobRequest, JobState
 from batchmill.jobs.status import JobStatus
 from batchmill.jobs.streams.kept import MARKS, MAX_SHARDS, KeptShards, Mark
 from batchmill.jobs.streams.offsets import OffsetRange, PartitionOffset, StreamOffsets, range_slice, settled_offsets
-from batchmill.jobs.streams.source import Folder, Push, RedisStream
+from batchmill.jobs.streams.source import Folder, Kafka, Nats, Push, RedisStream
 from batchmill.jobs.streams.status import StreamStatus
 from batchmill.streams.base import BAD_MESSAGE, LOST_MESSAGE, Message
 from batchmill.streams.messages import event_time_ms, parse_time_ms, rows_of, with_lost
@@ -20,9 +20,18 @@ from batchmill.wording import progress
 HOUR_MS = 3_600_000
 
 
-@pytest.mark.parametrize("source", [RedisStream("a:b", json_field="x"), Push("a", types={"n": "int64"}), Folder("/in")])
+@pytest.mark.parametrize(
+    "source",
+    [
+        RedisStream("a:b", json_field="x"),
+        Push("a", types={"n": "int64"}),
+        Folder("/in"),
+        Kafka("a.b", server="main"),
+        Nats("a", trim=True),
+    ],
+)
 def test_a_source_is_the_same_after_it_was_sent_however_its_defaults_are_written(
-    source: RedisStream | Push | Folder,
+    source: RedisStream | Push | Folder | Kafka | Nats,
 ) -> None:
     request = JobRequest(operator="echo", source=source)
     for text in (request.model_dump_json(), request.model_dump_json(exclude_defaults=True)):

@@ -30,6 +30,8 @@ TIMEOUT_S = 5.0
 """For an answer of the server."""
 MAX_CALL_S = 60.0
 """For all that is read at once."""
+RECONNECT_S = 0.5
+"""Between two attempts to connect again."""
 READ_AT_ONCE = 500
 UNUSED_S = 30.0
 """Then the server forgets a consumer that a process has left."""
@@ -143,6 +145,7 @@ def _options(server: NamedStreamServer) -> dict[str, Any]:
         "name": "batchmill",
         "connect_timeout": TIMEOUT_S,
         "max_reconnect_attempts": -1,
+        "reconnect_time_wait": RECONNECT_S,
         "error_cb": _on_error,
     }
     password = server.password()
