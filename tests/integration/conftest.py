@@ -10,13 +10,13 @@ import pytest
 import batchmill
 from support.language_models import SMALL
 from support.operators.path import operators_on_path
-from support.stream_servers import KafkaServer, NatsServer
+from support.stream_fixtures import kafka_server, nats_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["operators_on_path"]
+__all__ = ["kafka_server", "nats_server", "operators_on_path"]
 
 OPERATORS = ("mill_operators", "tally_operators", "type_operators", "lane_operators")
 MODELS: dict[str, Any] = {
@@ -55,19 +55,3 @@ def service_record(service_folder: Path, client: batchmill.Client) -> dict[str, 
     """The URL and the token of the session's service."""
     record: dict[str, str] = json.loads((service_folder / "service.json").read_text())
     return record
-
-
-@pytest.fixture(scope="session")
-def kafka_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[KafkaServer]:
-    """A broker with Kafka's protocol, for the session."""
-    server = KafkaServer(tmp_path_factory.mktemp("kafka"))
-    yield server
-    server.stop()
-
-
-@pytest.fixture(scope="session")
-def nats_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
-    """A NATS server with JetStream, for the session."""
-    server = NatsServer(tmp_path_factory.mktemp("nats"))
-    yield server
-    server.stop()

@@ -16,6 +16,7 @@ from batchmill.jobs.streams.status import StreamStatus
 from batchmill.streams.base import BAD_MESSAGE, LOST_MESSAGE, Message
 from batchmill.streams.messages import event_time_ms, parse_time_ms, rows_of, with_lost
 from batchmill.wording import progress
+from batchmill_coordinator.results.stream_retention import _is_before
 
 HOUR_MS = 3_600_000
 
@@ -75,6 +76,21 @@ def messages(*rows: object) -> list[Message]:
     return [
         Message(f"{n}-0", row if isinstance(row, bytes) else json.dumps(row).encode(), n) for n, row in enumerate(rows)
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("jobs/j/results/0/part-00000017.00000001-a2.arrow", True),
+        ("jobs/j/kept/0/17-a2", True),
+        ("jobs/j/results/0/part-00000018-a2.arrow", False),
+        ("jobs/j/results/0/notes.txt", False),
+        ("jobs/j/results/0/-a2", False),
+        ("jobs/j/results/0/part-\u00b2-a2.arrow", False),
+    ],
+)
+def test_only_blobs_whose_names_say_an_older_shard_are_swept(name: str, *, expected: bool) -> None:
+    assert _is_before(name, 18) is expected
 
 
 def test_messages_that_are_no_rows_are_at_fault_and_no_others() -> None:

@@ -28,7 +28,7 @@ TIMEOUT_S = 5.0
 AT_END = KafkaError._PARTITION_EOF  # noqa: SLF001  # what the client itself reports is named like that
 TIMED_OUT = KafkaError._TIMED_OUT  # noqa: SLF001  # as above
 NO_OFFSET = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)  # noqa: SLF001  # as above
-"""How a consumer is told that its partition does not have the offset."""
+"""What a consumer reports whose partition does not have the offset."""
 KNOWN_FOR_S = 1.0
 """How long the partitions of a topic and their ends are taken for known: a planner asks in every step."""
 READ_AT_ONCE = 1000
@@ -86,7 +86,7 @@ class KafkaClient:
                 self._reader.unassign()
 
     def commit(self, tenant: str | None, topic: str, offsets: Mapping[int, int]) -> None:
-        """Tell the cluster up to before which offsets all is settled, for people who look there; nothing reads it."""
+        """Commit up to before which offsets all is settled, for people who look there; nothing reads it."""
         if not self._server.group:
             return
         group = self._server.group if tenant is None else f"{self._server.group}.{tenant}"
