@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import pytest
@@ -12,7 +14,7 @@ from batchmill.jobs.streams.source import Nats
 from batchmill.settings import CoordinatorSettings
 from batchmill.storage.named_stream_servers import NamedStreamServer, NamedStreamServers
 from batchmill.streams.base import Head
-from batchmill.streams.nats_client import NatsClient
+from batchmill.streams.nats_client import NatsClient, nats_client
 from batchmill.streams.nats_stream import NatsReader
 from support.stream_kinds import encoded
 from support.stream_reading import JOB, Reading
@@ -84,6 +86,22 @@ def test_a_stream_of_which_nothing_is_left_is_counted_as_lost(nats_server: NatsS
 def test_a_stream_that_is_not_there_is_away(nats_server: NatsServer, name: str) -> None:
     with pytest.raises(StreamUnavailable, match="stream not found"):
         reader_of(nats_server, name).head("", at_end=False)
+
+
+def test_threads_that_begin_to_read_at_the_same_time_share_a_connection(nats_server: NatsServer, name: str) -> None:
+    nats_server.create(name)
+    nats_server.add(name, [encoded({"n": n}) for n in range(50)])
+    started, server = threading.Barrier(8), NamedStreamServer(url=nats_server.url)
+
+    def read(_number: int) -> list[int]:
+        started.wait(30)
+        reader = NatsReader(nats_client(server), Nats(name), {})
+        values: list[int] = reader.read("", "0", "50", 50).table.column("n").to_pylist()
+        return values
+
+    nats_client.cache_clear()
+    with ThreadPoolExecutor(8) as threads:
+        assert list(threads.map(read, range(8), timeout=60)) == [list(range(50))] * 8
 
 
 def reader_of(server: NatsServer, name: str) -> NatsReader:

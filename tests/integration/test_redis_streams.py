@@ -13,20 +13,25 @@ from batchmill.jobs.shard import ShardId, ShardRef
 from batchmill.jobs.streams.offsets import StreamOffsets
 from batchmill.jobs.streams.source import RedisStream
 from batchmill.settings import CoordinatorSettings
-from batchmill.sources.base import InputSplit, NotYet
+from batchmill.sources.base import InputSplit, NotYet, Survey
 from batchmill.streams.base import BAD_MESSAGE, LOST_MESSAGE, Head
+from batchmill.streams.opening import open_stream
 from batchmill.streams.redis_stream import RedisStreamReader
+from batchmill_coordinator.results.dead_rows import DeadRowStore
+from batchmill_coordinator.results.stream_retention import StreamRetention
+from batchmill_coordinator.roles.stream_keeper import StreamKeeper
 from support.ledger_steps import submit
 from support.records import spec_of
 from support.stream_reading import JOB, Reading
-from support.waiting import until
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from pathlib import Path
 
     import redis
 
-    from batchmill.ledger import Ledger
+    from batchmill.ledger import JobRecord, Ledger
+    from batchmill.sources.base import EndlessSource
 
 
 @pytest.fixture
@@ -207,6 +212,33 @@ def test_only_what_is_settled_by_all_jobs_is_deleted_from_the_stream(
     assert redis_client.xlen(key) == 2, "the other job has not read them"
     assert ledger.jobs.read("job-2").first.lag == 2
     assert ledger.jobs.read(JOB).first.lag == 0
+
+
+def test_a_server_that_hangs_delays_neither_other_jobs_nor_the_keeper(
+    ledger: Ledger, redis_client: redis.Redis, settings: CoordinatorSettings, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, release = Reading(ledger, settings, RedisStream(key)), threading.Event()
+    other = RedisStream(f"{key}-other")
+    submit(ledger, "job-2", spec=spec_of(operator="echo", source=other))
+    add(redis_client, key, 0, 3)
+
+    def open_source(record: JobRecord, _stage: int) -> EndlessSource:
+        source = open_stream(ledger, reading.workspace, record.id, reading.source if record.id == JOB else other)
+        if record.id != JOB:
+            monkeypatch.setattr(source, "survey", lambda _: release.wait(GRACE_S) and Survey(7, 1))
+        return source
+
+    retention = StreamRetention(ledger, reading.workspace, DeadRowStore(ledger, reading.workspace.blobs))
+    keeper = StreamKeeper(ledger, open_source, retention, reading.workspace.blobs, pushed_ttl_s=3600, answer_s=0.05)
+
+    def lag_after_step(job_id: str) -> int | None:
+        keeper.step(reading.epoch)
+        return ledger.jobs.read(job_id).first.lag
+
+    until(lambda: lag_after_step(JOB) == 3, "the lag of the job whose server answers")
+    assert ledger.jobs.read("job-2").first.lag is None
+    release.set()
+    until(lambda: lag_after_step("job-2") == 7, "the lag of the other one")
 
 
 def test_a_drained_job_ends_and_another_begins_behind_it(

@@ -15,7 +15,7 @@ from batchmill_coordinator.roles.stream_keeper import StreamKeeper
 from support.ledger_steps import claim, submit
 from support.planning import announce_worker, planner_over
 from support.records import spec_of
-from support.waiting import until
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -52,7 +52,9 @@ class Reading:
         self.settings = settings
         self.planner = self.new_planner()
         retention = StreamRetention(ledger, self.workspace, DeadRowStore(ledger, self.workspace.blobs))
-        self.keeper = StreamKeeper(ledger, self.open, retention, self.workspace.blobs, pushed_ttl_s=3600)
+        self.keeper = StreamKeeper(
+            ledger, self.open, retention, self.workspace.blobs, pushed_ttl_s=3600, answer_s=GRACE_S
+        )
 
     def new_planner(self, wake: Callable[[], None] | None = None) -> Planner:
         return planner_over(self.ledger, self.settings, self.open, wake)

@@ -1,4 +1,4 @@
-"""A process's connections to NATS servers: asyncio clients on one event loop, in a thread of its own."""
+"""A process's connections to NATS servers: each an asyncio client on an event loop, in a thread of its own."""
 
 from __future__ import annotations
 
@@ -45,11 +45,13 @@ class NatsClient:
     def __init__(self, server: NamedStreamServer) -> None:
         self._server = server
         self._client: Client | None = None
-        self._connecting: asyncio.Lock | None = None
+        self._connecting = asyncio.Lock()
+        self._loop = asyncio.new_event_loop()  # of its own: a client belongs to one loop, whatever threads use it
+        threading.Thread(target=self._loop.run_forever, name="nats", daemon=True).start()
 
     def call(self, work: Callable[[JetStreamContext], Awaitable[T]], timeout_s: float = MAX_CALL_S) -> T:
         """Do some work on the event loop. Raises `ERRORS`."""
-        future = asyncio.run_coroutine_threadsafe(self._do(work), _loop())
+        future = asyncio.run_coroutine_threadsafe(self._do(work), self._loop)
         try:
             return future.result(timeout_s)
         except TimeoutError:
@@ -61,8 +63,6 @@ class NatsClient:
         return await work(client.jetstream(timeout=TIMEOUT_S))
 
     async def _connected(self) -> Client:
-        if self._connecting is None:
-            self._connecting = asyncio.Lock()  # of the loop that this runs in
         async with self._connecting:
             if self._client is None or self._client.is_closed:
                 self._client = await asyncio.wait_for(nats.connect(**_options(self._server)), TIMEOUT_S)
@@ -130,13 +130,6 @@ async def _consumer(stream: JetStreamContext, name: str, first: int, **options: 
 def nats_client(server: NamedStreamServer) -> NatsClient:
     """Return the client of a server: one for the process."""
     return NatsClient(server)
-
-
-@lru_cache(maxsize=1)
-def _loop() -> asyncio.AbstractEventLoop:
-    loop = asyncio.new_event_loop()
-    threading.Thread(target=loop.run_forever, name="nats", daemon=True).start()
-    return loop
 
 
 def _options(server: NamedStreamServer) -> dict[str, Any]:
