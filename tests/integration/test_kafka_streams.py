@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pytest
-from confluent_kafka import Consumer, Producer, TopicPartition
+from confluent_kafka import Producer
 
 from batchmill.errors import InvalidSource
 from batchmill.jobs.streams.source import Kafka
@@ -102,22 +102,14 @@ def test_only_what_is_settled_is_committed_back_and_nothing_is_read_by_it(
     reading.keeper.step(reading.epoch)
     reading.settle(1)
     reading.keeper.step(reading.epoch)
-    until(lambda: _committed(kafka_server, topic) == 0, "the commit of the first offset")
+    until(lambda: kafka_server.committed(topic, f"g-{topic}") == 0, "the commit of the first offset")
     reading.settle(0)
     reading.keeper.step(reading.epoch)
-    until(lambda: _committed(kafka_server, topic) == 4, "the commit of what is settled")
+    until(lambda: kafka_server.committed(topic, f"g-{topic}") == 4, "the commit of what is settled")
     reading.planner = reading.new_planner()
     kafka_server.add(topic, [encoded({"n": 6})])
     reading.plan(7)
     assert [row["n"] for number in (2, 3) for row in reading.read_shard(number).table.to_pylist()] == [4, 5, 6]
-
-
-def _committed(server: KafkaServer, topic: str) -> int:
-    options = {"bootstrap.servers": server.url.partition("://")[2], "group.id": f"g-{topic}", "log_level": 0}
-    consumer = Consumer(options)
-    (found,) = consumer.committed([TopicPartition(topic, 0)], timeout=10)
-    consumer.close()
-    return int(found.offset)
 
 
 def test_a_message_without_a_value_is_a_bad_row(

@@ -31,7 +31,14 @@ def test_each_message_of_kafka_has_one_result_whatever_fails(
             values = [encoded({"id": n, "text": "x", "p": partition}) for n in range(first, first + count)]
             kafka_server.add("events", values[partition::2], partition)
 
-    results = _results_in_spite_of_faults(cluster, kafka_server, batchmill.Kafka("events"), add, tmp_path)
+    results = _results_in_spite_of_faults(
+        cluster,
+        kafka_server,
+        batchmill.Kafka("events"),
+        add,
+        tmp_path,
+        lambda: kafka_server.committed("events") == ROWS,
+    )
     for partition in range(2):
         found = [row["id"] for row in results if row["p"] == partition]
         assert found == list(range(partition, ROWS, 2))
@@ -45,9 +52,11 @@ def test_each_message_of_nats_has_one_result_whatever_fails(
     def add(first: int, count: int) -> None:
         nats_server.add("events", [encoded({"id": n, "text": "x"}) for n in range(first, first + count)])
 
-    results = _results_in_spite_of_faults(cluster, nats_server, batchmill.Nats("events", trim=True), add, tmp_path)
+    source = batchmill.Nats("events", trim=True)
+    results = _results_in_spite_of_faults(
+        cluster, nats_server, source, add, tmp_path, lambda: nats_server.first("events") == ROWS + 1
+    )
     assert [row["id"] for row in results] == list(range(ROWS))
-    until(lambda: nats_server.first("events") == ROWS + 1, "the deletion of what is settled")
 
 
 def _results_in_spite_of_faults(
@@ -56,6 +65,7 @@ def _results_in_spite_of_faults(
     source: batchmill.Kafka | batchmill.Nats,
     add: Callable[[int, int], None],
     folder: Path,
+    is_settled: Callable[[], bool],
 ) -> Sequence[dict[str, Any]]:
     rng = random.Random(17)
     names = folder / "servers.toml"
@@ -73,6 +83,7 @@ def _results_in_spite_of_faults(
         else:
             rng.choice(running.slots()).kill()
         until(partial(_has_done, running, stream.id, (step + 1) * ROWS // STEPS), "the rows of the step")
+    until(is_settled, "the report to the source of what is settled")
     running.ask(lambda client: client.job(stream.id).drain())
     results: list[dict[str, Any]] = running.ask(lambda client: list(client.job(stream.id).wait(GRACE_S).results()))
     return results

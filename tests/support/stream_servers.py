@@ -11,7 +11,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from confluent_kafka import KafkaException, Producer
+from confluent_kafka import Consumer, KafkaException, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient, NewTopic
 from nats.js.api import RetentionPolicy, StreamConfig
 
@@ -60,8 +60,8 @@ class KafkaServer(StreamServer):
         program = str(Path(found.origin).parent / "bin" / "tansu")
         listening = ["--listener-url", url, "--advertised-listener-url", url]
         super().__init__("kafka", [program, "broker", *listening, "--storage-engine", "memory://tansu/"], folder, port)
-        options = {"bootstrap.servers": f"127.0.0.1:{port}", "log_level": 0}
-        self.admin, self._producer = AdminClient(options), Producer({**options, "linger.ms": 0})
+        self._options: dict[str, Any] = {"bootstrap.servers": f"127.0.0.1:{port}", "log_level": 0}
+        self.admin, self._producer = AdminClient(self._options), Producer({**self._options, "linger.ms": 0})
         until(self._answers, "the start of the broker")
 
     def create(self, topic: str, partitions: int = 1) -> None:
@@ -74,6 +74,14 @@ class KafkaServer(StreamServer):
             for value in batch:
                 self._producer.produce(topic, value=value, partition=partition)
             assert self._producer.flush(30) == 0
+
+    def committed(self, topic: str, group: str = "batchmill") -> int:
+        """The offsets that a group has committed, of all partitions together."""
+        consumer = Consumer({**self._options, "group.id": group})
+        partitions = self.admin.list_topics(topic, timeout=10).topics[topic].partitions
+        found = consumer.committed([TopicPartition(topic, number) for number in partitions], timeout=10)
+        consumer.close()
+        return sum(max(one.offset, 0) for one in found)
 
     def _answers(self) -> bool:
         try:
