@@ -117,6 +117,14 @@ class Keys:
         """Channel: what workers reply to the interactive requests of a coordinator."""
         return f"{self.prefix}lane:replies:{coordinator}"
 
+    def lane_result(self, attempt: str) -> str:
+        """String with a life: results of an interactive request that are too large for a channel."""
+        return f"{self.prefix}lane:result:{attempt}"
+
+    def charged_calls(self, process: str) -> str:
+        """String with a life: the number of the last charge of a process for interactive requests."""
+        return f"{self.prefix}lane:charged:{process}"
+
     def lane_aborts(self, worker: str) -> str:
         """Channel: the interactive requests that a worker is to drop."""
         return f"{self.prefix}lane:aborts:{worker}"

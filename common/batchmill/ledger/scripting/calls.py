@@ -263,11 +263,13 @@ def change_document(
 def charge_calls(
     store: Store,
     *,
+    process: str,
     tenant: str,
     worked_for: str,
     price: int,
     used: Parts,
     rows: int,
+    number: int,
 ) -> int:
     """Charge a tenant for interactive requests, which belong to no job."""
     keys = store.keys
@@ -277,6 +279,7 @@ def charge_calls(
             keys.cost_tenants(),
             keys.cost_pools(),
             keys.cost_days(),
+            keys.charged_calls(process),
         ],
         [
             store.now_ms,
@@ -285,6 +288,7 @@ def charge_calls(
             price,
             write_parts(used),
             rows,
+            number,
         ],
     )
     return int(reply)
