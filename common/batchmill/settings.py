@@ -55,6 +55,7 @@ class ServiceSettings(BaseSettings):
     redis_url: str = "redis://127.0.0.1:6379/0"  # see `RedisAddress`
     redis_prefix: str = Field(default="batchmill:", max_length=64)  # of every key, Celery's included
     streams_url: str = ""  # the Redis with the streams that jobs may read; "": that of `redis_url`
+    stream_servers: str = ""  # a TOML file that names other servers with streams: Kafka, NATS
     blob_root: str = ""  # a folder, or s3://bucket/prefix
     roots: ListOfText = ()  # folders and URI prefixes that may contain sources, outputs and models
     hub_models: ListOfText = ("*",)  # ids of the Hugging Face hub that jobs may name, as patterns
