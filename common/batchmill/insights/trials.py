@@ -1,4 +1,4 @@
-"""Trials of settings: what is tried, what came of it, and until when that holds."""
+"""Trials of settings: what is tried, with which outcome, and until when it holds."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ class Trial(Frozen):
     ratio: float | None = None
     """Time a unit with the candidate over that with the usual value; None: no pair yet."""
     low: float | None = None
-    """Lower end of the interval of the ratio, which holds in 95 of 100 trials however often it is looked at."""
+    """Lower end of the interval of the ratio, which holds in 95 of 100 trials whenever it is looked at."""
     high: float | None = None
     """Upper end of that interval."""
     started_at: float

@@ -75,12 +75,12 @@ class Batching:
         return packed if arm is None else replace(packed, arm=arm)
 
     def _next_arm(self, trials: Trials, usual: Targets) -> Arm | None:
-        value = trials.to_try(self._job)
-        if value is None:
+        values = trials.to_try(self._job)
+        units = self.controller.largest_settled(usual) if values else None
+        if units is None:
             return None
-        units = self.controller.largest_settled(usual)
-        changed = self.controller.largest_settled(replace(usual, scale=value))
-        return None if units is None or changed is None else trials.next_arm(self._job, units, changed)
+        changed = {value: self.controller.largest_settled(replace(usual, scale=value)) for value in values}
+        return trials.next_arm(self._job, units, {value: size for value, size in changed.items() if size is not None})
 
     def ran(
         self, packed: Packed, seconds: float, *, peak_bytes: float | None = None, limit_bytes: float = math.inf

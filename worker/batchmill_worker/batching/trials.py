@@ -29,7 +29,7 @@ from batchmill.insights.trials import Trial, TrialState
 from batchmill_worker.batching.evidence import BatchOutcome, Evidence, broken_by_failure, broken_guard
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
     from random import Random
 
     from batchmill.clock import Clock
@@ -43,7 +43,7 @@ HELD_S = 7 * 86_400.0
 STOPPED_S = 86_400.0
 """How long an outcome holds: a guard's is shorter, for what broke it may be temporary."""
 GONE_AFTER_S = 600.0
-"""A trial that was not updated for so long is continued by another worker."""
+"""The age from which a trial that was not updated is continued by another worker."""
 MAX_JOBS = 64
 
 
@@ -118,29 +118,27 @@ class Trials:
         with self._lock:
             return self._usual()
 
-    def to_try(self, job: str) -> float | None:
-        """Return the value that a batch of a job may have now, for a trial; None: there is none."""
+    def to_try(self, job: str) -> Sequence[float]:
+        """Return the values that a batch of a job may have now, for a trial, the first one preferred."""
         with self._lock:
             pair, work = self._pair, self._work.get(job)
             is_begun = pair.taken == 1 and pair.job == job
-            return self._candidate() if is_begun or (work is not None and work.units >= work.room_at) else None
+            return self._open() if is_begun or (work is not None and work.units >= work.room_at) else ()
 
-    def next_arm(self, job: str, usual_units: float, units: float) -> Arm | None:
+    def next_arm(self, job: str, usual_units: float, units_of: Mapping[float, float]) -> Arm | None:
         """Decide whether the next batch is one of a trial.
 
-        usual_units: the size of a batch outside of trials. units: the largest size with the value of `to_try`.
+        usual_units: the size of a batch outside of trials. units_of: the largest size with each value of `to_try`.
         """
         with self._lock:
             pair = self._pair
             if self._trial is not None and pair.taken == 1 and pair.job == job:
                 return _arm(self._trial, pair.number, is_candidate=not pair.first)
-            candidate, work = self._candidate(), self._work.setdefault(job, _Work())
-            if candidate is None:
-                return None
-            if abs(units - usual_units) < MIN_CHANGE * usual_units and candidate != self._usual():
-                return None  # a limit leaves no room for it
-            if work.tried + units > MAX_SHARE * work.units:
-                work.room_at = (work.tried + units) / MAX_SHARE
+            work = self._work.setdefault(job, _Work())
+            candidate = self._first_apart(usual_units, units_of)
+            units = usual_units if candidate is None else units_of[candidate]
+            if candidate is None or work.tried + units > MAX_SHARE * work.units:
+                work.room_at = max((work.tried + units) / MAX_SHARE, work.units + units)
                 return None
             trial = self._trial or self._begin(candidate)
             self._pair = _Pair(pair.number + 1, job, first=self._rng.random() < 0.5)
@@ -236,17 +234,26 @@ class Trials:
         won = [one.candidate for one in self._held() if one.state is TrialState.WON]
         return won[-1] if won else USUAL
 
-    def _candidate(self) -> float | None:
-        """The value of the trial at hand, or of the one to begin; None: there is nothing to try now."""
+    def _first_apart(self, usual_units: float, units_of: Mapping[float, float]) -> float | None:
+        """The first value that changes the size of batches: a limit may leave no room for it."""
+        least, usual = MIN_CHANGE * usual_units, self._usual()
+        for value in self._open():
+            units = units_of.get(value)
+            if units is not None and (abs(units - usual_units) >= least or value == usual):
+                return value
+        return None
+
+    def _open(self) -> Sequence[float]:
+        """The value of the trial at hand, or those that one may begin with; none if there is nothing to try now."""
         if self._trial is not None:
-            return self._trial.candidate
+            return (self._trial.candidate,)
         now, held = self._clock.wall(), self._held()
         if any(one.state is TrialState.WON for one in held):
-            return None
+            return ()
         if any(one.expires_at is None and now - one.updated_at < GONE_AFTER_S for one in self._kept.values()):
-            return None  # another worker has one
+            return ()  # another worker has one
         known = {one.candidate for one in held}
-        return next((value for value in self._candidates if value not in known), None)
+        return [value for value in self._candidates if value not in known]
 
     def _begin(self, candidate: float) -> Trial:
         now, usual = self._clock.wall(), self._usual()

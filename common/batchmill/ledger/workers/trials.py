@@ -25,7 +25,7 @@ _TRIALS = TypeAdapter(list[Trial])
 class TrialLedger:
     """The latest `MAX_TRIALS` of each of `MAX_NAMES` operators; the one written longest ago makes room.
 
-    A name stands for an operator with its version and parameters, and a type of device, as that of a batch profile.
+    A name has an operator with its version and parameters, and a type of device, as that of a batch profile does.
     """
 
     def __init__(self, store: Store) -> None:
