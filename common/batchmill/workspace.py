@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batchmill.jobs.stages import last_stage
-from batchmill.sinks import kept_results, open_publisher, output_results, schema_log
+from batchmill.sinks import kept_results, open_publisher, open_rolled, output_results, schema_log
 from batchmill.sources import InlineSource, SourceDescription, open_source
 from batchmill.storage.blobs import BlobStore
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.job import JobSpec
     from batchmill.jobs.shard import Slice
     from batchmill.settings import ServiceSettings
-    from batchmill.sinks import Publisher, ResultStore, SchemaLog
+    from batchmill.sinks import Publisher, ResultStore, RolledFolder, SchemaLog
     from batchmill.sources.base import Source
     from batchmill.storage.locations import Locations
 
@@ -101,10 +101,10 @@ class Workspace:
     def open_results(self, job_id: str, spec: JobSpec, stage: int) -> ResultStore:
         """Open the store of a stage's results.
 
-        Those of the last stage go straight into the job's output, if it has one. Raises `InvalidOutput` for an output
-        outside the roots.
+        Those of the last stage go straight into the job's output, if it has one that is written at its end. Raises
+        `InvalidOutput` for an output outside the roots.
         """
-        if spec.output is not None and stage == last_stage(spec):
+        if spec.output is not None and spec.stream is None and stage == last_stage(spec):
             return output_results(spec.output, job_id, self.locations, self.blobs)
         return kept_results(job_id, stage, self.blobs)
 
@@ -123,8 +123,19 @@ class Workspace:
         return schema_log(job_id, self.blobs)
 
     def open_publisher(self, job_id: str, spec: JobSpec) -> Publisher | None:
-        """Open a job's output; None if its results stay in the service. Raises as `open_results` does."""
-        return None if spec.output is None else open_publisher(spec.output, job_id, self.locations, self.blobs)
+        """Open a job's output; None if its results stay in the service, or it is written roll by roll.
+
+        Raises as `open_results` does.
+        """
+        if spec.output is None or spec.stream is not None:
+            return None
+        return open_publisher(spec.output, job_id, self.locations, self.blobs)
+
+    def open_rolled(self, job_id: str, spec: JobSpec) -> RolledFolder | None:
+        """Open the output of a job over a stream; None if it has none. Raises as `open_results` does."""
+        if spec.output is None or spec.stream is None:
+            return None
+        return open_rolled(spec.output, job_id, self.locations)
 
 
 def _description(job_id: str) -> str:

@@ -50,6 +50,7 @@ from batchmill_coordinator.results.resuming.resumption import Resumption
 from batchmill_coordinator.results.roll_forward import RollForward
 from batchmill_coordinator.results.stage_source import StageSource
 from batchmill_coordinator.results.stream_retention import StreamRetention
+from batchmill_coordinator.results.stream_rolls import StreamRolls
 from batchmill_coordinator.roles.batch_keeper import BatchKeeper
 from batchmill_coordinator.roles.buffers import BufferKeeper
 from batchmill_coordinator.roles.clock_guard import ClockGuard
@@ -67,6 +68,7 @@ from batchmill_coordinator.roles.role import RoleThread
 from batchmill_coordinator.roles.scaler import Scaler
 from batchmill_coordinator.roles.sending.notifier import Notifier
 from batchmill_coordinator.roles.stream_keeper import StreamKeeper
+from batchmill_coordinator.roles.streams.roller import Roller
 from batchmill_coordinator.roles.watcher import Watcher, runs_nothing, why_blocked
 from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 from batchmill_coordinator.scheduling.model_demand import ModelNames, starting
@@ -278,8 +280,9 @@ class Service:
         merger = Merger(ledger, self.workspace, self.dead_rows, one_schema, roll_forward)
         freed = FreedResults(ledger, self.workspace, self.clock)
         published = IndexPublication(ledger, self.workspace, self.indexes, self.clock)
+        rolls = StreamRolls(ledger, self.workspace, settings.max_columns, self.clock)
         outputs = OutputCloser(
-            ledger, self.workspace, merger, resumption, one_schema, roll_forward, published.record, self.clock
+            ledger, self.workspace, merger, resumption, rolls, one_schema, roll_forward, published.record, self.clock
         )
         return [
             Planner(ledger, fleet, self._open_source, resumption, settings, lambda: self._notify(STREAMED)),
@@ -291,6 +294,7 @@ class Service:
                 *(ledger, self._open_source, StreamRetention(ledger, self.workspace, self.dead_rows), blobs),
                 settings.stream_ttl_s,
             ),
+            Roller(ledger, rolls),
             self._batch_keeper(clocks),
             Notifier(ledger, self._webhooks, self.deliveries, clocks, counts),
             self._plan_keeper(clocks),

@@ -31,7 +31,12 @@ class DiskFaults(FaultSet):
         return self._fill("full_blob_disk", DISK, self._blobs)
 
     def _do_full_store_disk(self) -> Struck | None:
-        """Writes are refused. Not of a replica that took over: Valkey 9.1 then damages its file, and cannot load it."""
+        """Writes are refused. Not of a replica that took over: Valkey 9.1 then damages its file, and cannot load it.
+
+        Nor while snapshots fail, for that fault ends with one that is written.
+        """
+        if self.repairs.lasts("disk_fault"):
+            return None
         with self.cluster.redis() as client:
             was_replica = client.info("replication")["second_repl_offset"] >= 0
         return None if was_replica else self._fill("full_store_disk", STORE, self._store)

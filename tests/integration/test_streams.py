@@ -121,6 +121,43 @@ def test_a_paused_stream_continues_where_it_was(client: batchmill.Client, server
     stream.cancel()
 
 
+def test_an_output_gets_files_while_the_job_runs_and_the_next_job_adds_to_it(
+    client: batchmill.Client, server: redis.Redis, key: str, tmp_path: Path
+) -> None:
+    output: dict[str, Any] = {"path": str(tmp_path / "out"), "format": "jsonl", "roll_s": 1}
+
+    def rows_there() -> list[str]:
+        lines = (line for file in sorted((tmp_path / "out").iterdir()) for line in file.read_text().splitlines())
+        return [json.loads(line)["text"] for line in lines]
+
+    stream = client.submit("shout", source=batchmill.RedisStream(key, json_field="row"), output=output)
+    sent: list[str] = []
+    for count in (1, 30, 60):
+        for number in range(count):
+            sent.append(f"{count} {number}")
+            server.xadd(key, {"row": json.dumps({"text": sent[-1]})})
+        until(lambda: rows_there() == sent, "the files")
+    server.xadd(key, {"row": "{bad"})
+    server.xadd(key, {"row": '{"text": "last"}'})
+    until(lambda: stream.status().rows_dead == 1, "the bad row")
+    stream.drain()
+    stream.wait(60)
+    assert rows_there() == [*sent, "last"]
+    about = stream.status().stream
+    assert about is not None
+    assert about.rows_rolled == len(sent) + 1
+    stream.replay(edits={len(sent): {"text": "repaired"}}).wait(60)
+    assert rows_there() == [*sent, "last", "repaired"]
+    server.xadd(key, {"row": '{"text": "later"}'})
+    source = batchmill.RedisStream(key, json_field="row", start=stream.id)
+    following = client.submit("shout", source=source, output=output)
+    until(lambda: "later" in rows_there(), "the file of the next job")
+    assert sorted(rows_there()) == sorted([*sent, "last", "repaired", "later"])
+    with pytest.raises(batchmill.InvalidOutput, match="not empty"):
+        client.submit("shout", rows=[{"text": "a"}], output=output["path"])
+    following.cancel()
+
+
 @pytest.mark.parametrize(
     ("source", "options", "message"),
     [
@@ -129,7 +166,7 @@ def test_a_paused_stream_continues_where_it_was(client: batchmill.Client, server
         ({"kind": "redis", "stream": "x", "start": "job-none"}, {}, "the id of a drained job"),
         ({"kind": "redis", "stream": "x", "offsets": "{}"}, {}, "set by the service"),
         ({"kind": "redis", "stream": "x", "schema": {"a": "int65"}}, {}, "Arrow type"),
-        ({"kind": "redis", "stream": "x"}, {"output": "/nowhere/out"}, "cannot have"),
+        ({"kind": "redis", "stream": "x"}, {"output": "/nowhere/out.parquet"}, "is one file"),
     ],
 )
 def test_what_a_stream_cannot_be_is_refused(

@@ -5,26 +5,25 @@ from __future__ import annotations
 import random
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import lance
-import numpy as np
 import psutil
 import psycopg
 import psycopg.sql
+import pyarrow as pa
 import pytest
+from usearch.index import Index
 
-from batchmill.jobs.sink import SinkSpec
 from batchmill.storage.named_stores import NamedStore
 from batchmill_worker.stores.chroma import ChromaServer as ChromaCollections
-from batchmill_worker.stores.usearch import UsearchStore
 from support.chroma_server import ChromaServer
 from support.postgres_server import PostgresServer
 from support.qdrant_server import QdrantServer
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
-    from pathlib import Path
 
     from support.cluster import Cluster
 
@@ -112,8 +111,12 @@ def rows_in(to: str, server: Any) -> list[tuple[str, int]]:
         table = lance.dataset(to).to_table(columns=["doc", "n"])
         return sorted((row["doc"], row["n"]) for row in table.to_pylist())
     if to.endswith(".usearch"):
-        rows = UsearchStore(to).search(SinkSpec(to=to), np.ones(3, np.float32), 2 * ROWS, {}, ["doc", "n"])
-        return sorted((row["doc"], row["n"]) for row in rows.to_pylist())
+        newest = max(Path(to).glob("v*"))
+        index = Index.restore(str(newest / "index.usearch"), view=True)
+        table = pa.ipc.open_file(newest / "rows.arrow").read_all().select(["doc", "n"])
+        assert index is not None
+        assert sorted(index.keys) == list(range(table.num_rows))
+        return sorted((row["doc"], row["n"]) for row in table.to_pylist())
     name = to.partition(":")[2]
     if to.startswith("points:"):
         return sorted((one["doc"], one["n"]) for one in server.points(name))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import pyarrow.parquet as pq
 import pytest
 
+from batchmill.jobs.files import OutputSpec
 from batchmill_coordinator.results.pages import parse_cursor, read_page
 from support.stream_week import HOUR_S, JOB, Week
 
@@ -15,11 +17,21 @@ if TYPE_CHECKING:
     import redis
 
 
-@pytest.mark.parametrize("keep_results_bytes", [1024**3, 1024**2])
-def test_nothing_of_a_stream_grows_in_a_week(
-    redis_client: redis.Redis, prefix: str, tmp_path: Path, valkey_url: str, keep_results_bytes: int
+@pytest.mark.parametrize(("keep_results_bytes", "has_output"), [(1024**3, False), (1024**2, False), (1024**2, True)])
+def test_nothing_of_a_stream_grows_in_a_week_but_its_output(
+    redis_client: redis.Redis,
+    prefix: str,
+    tmp_path: Path,
+    valkey_url: str,
+    keep_results_bytes: int,
+    has_output: bool,
 ) -> None:
-    week = Week(redis_client, prefix, tmp_path, valkey_url, HOUR_S * 6, keep_results_bytes=keep_results_bytes)
+    output = OutputSpec(path=str(tmp_path / "out")) if has_output else None
+    week = Week(
+        *(redis_client, prefix, tmp_path / "blobs", valkey_url, HOUR_S * 6),
+        keep_results_bytes=keep_results_bytes,
+        output=output,
+    )
     for _ in range(48):
         week.step()
     after_a_day = week.size()
@@ -35,3 +47,6 @@ def test_nothing_of_a_stream_grows_in_a_week(
     results = week.workspace.open_results(JOB, record.spec, 1)
     page = read_page(week.ledger, record, 1, results, parse_cursor(""))
     assert 0 < page.rows < week.sent / 4, "only the latest are kept"
+    if has_output:
+        week.rolls.close(record, week.epoch)
+        assert sum(pq.read_metadata(file).num_rows for file in (tmp_path / "out").iterdir()) == record.last.rows_done

@@ -20,8 +20,10 @@ from batchmill_coordinator.results.dead_rows import DeadRowStore
 from batchmill_coordinator.results.freed_results import FreedResults
 from batchmill_coordinator.results.inputs import open_input
 from batchmill_coordinator.results.stream_retention import StreamRetention
+from batchmill_coordinator.results.stream_rolls import StreamRolls
 from batchmill_coordinator.roles.buffers import BufferKeeper
 from batchmill_coordinator.roles.stream_keeper import StreamKeeper
+from batchmill_coordinator.roles.streams.roller import Roller
 from support.hand_clock import HandClock
 from support.ledger_steps import submit
 from support.planning import announce_worker, planner_over
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
     import redis
 
+    from batchmill.jobs.files import OutputSpec
     from batchmill.jobs.shard import ShardRef
     from batchmill.ledger import JobRecord
     from batchmill.sources.base import Source
@@ -46,7 +49,7 @@ class Week:
     """A job of two stages over a stream, and the roles that keep it, under a clock that is set.
 
     keep_results_s, keep_results_bytes: for how long results are kept, and how many bytes of them. keeps_state: whether
-        the second stage does.
+        the second stage does. output: of the job. max_rows: of a shard.
     """
 
     def __init__(
@@ -59,17 +62,21 @@ class Week:
         *,
         keep_results_bytes: int = 1024**3,
         keeps_state: bool = False,
+        output: OutputSpec | None = None,
+        max_rows: int = 3,
     ) -> None:
         self.clock = HandClock(START_S)
         self.redis, self.prefix, self.key = client, prefix, f"week-{prefix}"
         self.ledger = Ledger(client, prefix, now_ms=int(START_S * 1000))
-        settings = CoordinatorSettings(redis_url=url, redis_prefix=prefix, blob_root=str(folder), tokens=("secret",))
+        settings = CoordinatorSettings(
+            redis_url=url, redis_prefix=prefix, blob_root=str(folder), tokens=("secret",), unrestricted=True
+        )
         self.workspace = Workspace.open(settings)
         self.source = RedisStream(
-            self.key, max_rows=3, keep_results_s=keep_results_s, keep_results_bytes=keep_results_bytes
+            self.key, max_rows=max_rows, keep_results_s=keep_results_s, keep_results_bytes=keep_results_bytes
         )
         stages = [StageForm(operator="echo", name="one"), StageForm(operator="echo", name="two")]
-        spec = JobForm(stages=stages, source=self.source).spec()
+        spec = JobForm(stages=stages, source=self.source, output=output).spec()
         second = spec.last.model_copy(update={"keeps_state": keeps_state})
         submit(self.ledger, spec=spec.model_copy(update={"stages": (spec.stages[0], second)}))
         self.epoch = self.ledger.lead("me", 30 * 24 * HOUR_S)
@@ -78,6 +85,11 @@ class Week:
         self.planner = planner_over(self.ledger, settings, self.open, clock=self.clock)
         self.keeper = StreamKeeper(self.ledger, self.open, retention, self.workspace.blobs, pushed_ttl_s=HOUR_S)
         self.buffers = BufferKeeper(self.ledger, FreedResults(self.ledger, self.workspace, self.clock))
+        self.rolls = StreamRolls(self.ledger, self.workspace, 1000, self.clock)
+        self.roller = Roller(self.ledger, self.rolls)
+        rolled = self.workspace.open_rolled(JOB, spec)
+        if rolled is not None:
+            rolled.take(None)
         self.sent = 0
 
     def open(self, record: JobRecord, stage: int) -> Source:
@@ -95,6 +107,7 @@ class Week:
             self.sent += 1
         while self._settle_all() or self._plan_next():
             self.buffers.step(self.epoch)
+        self.roller.step(self.epoch)
         self.keeper.step(self.epoch)
         self.keeper.step(self.epoch)
 

@@ -126,6 +126,8 @@ def test_of_a_long_text_what_the_model_gets_is_the_same_as_of_all_of_it(
 def test_of_pairs_with_a_long_text_too(tokenizer: CountingTokenizer) -> None:
     pairs = [("short", text) for text in LONG_TEXTS] + [(text, "short") for text in LONG_TEXTS]
     pairs += [("one " * 100, "two, " * 90), ("two, " * 90, "one " * 100)]
+    pairs += [("one " * 500, "two, " * 400), ("two, " * 400, "one " * 500), ("one " * 500, "two " * 500)]
+    pairs += [("数据" * 100, "long " * 300), ("long " * 300, "数据" * 100)]
     firsts, seconds = (list(side) for side in zip(*pairs, strict=True))
     expected = tokenizer._tokenizer(
         firsts, seconds, padding=True, truncation="longest_first", max_length=31, return_tensors="pt"
@@ -137,6 +139,12 @@ def test_of_pairs_with_a_long_text_too(tokenizer: CountingTokenizer) -> None:
 def test_of_a_long_text_a_small_part_is_tokenised(tokenizer: CountingTokenizer) -> None:
     read = reader(tokenizer, limit=32)
     assert read.costs([LONG_TEXTS[0]]) == [32]
+    assert max(map(len, tokenizer.seen)) <= 32 * tokens.CHARACTERS_PER_TOKEN * tokens.GROWTH
+
+
+def test_of_two_long_texts_small_parts_are_tokenised(tokenizer: CountingTokenizer) -> None:
+    read = reader(tokenizer, limit=32)
+    assert read.costs([("one " * 400_000, "two, " * 300_000)]) == [32]
     assert max(map(len, tokenizer.seen)) <= 32 * tokens.CHARACTERS_PER_TOKEN * tokens.GROWTH
 
 

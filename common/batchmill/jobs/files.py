@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import ConfigDict, Field, model_validator
 
+from batchmill.durations import Span
 from batchmill.jobs.frozen import Frozen, Name
 
 SourceFormat = Literal["parquet", "jsonl", "csv", "arrow", "text", "binary"]
@@ -86,6 +87,8 @@ class OutputSpec(Frozen):
     """Rows in a file of the folder. None, without `target_file_bytes` either: each shard is a file."""
     target_file_bytes: int | None = Field(default=None, ge=MIN_FILE_BYTES)
     """About how large a file of the folder becomes."""
+    roll_s: Annotated[float, Span(ge=1, le=86_400)] | None = None
+    """Of a job over a stream: after this time a file is written though it is not full. None: after a minute."""
 
     @property
     def is_file(self) -> bool:

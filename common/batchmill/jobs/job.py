@@ -295,6 +295,12 @@ class JobForm(_OperatorFields, _JobFields):
             raise ValueError(f"two stages are called {twice!r}: give each a name of its own")
         return self
 
+    @model_validator(mode="after")
+    def _rolls_only_streams(self) -> Self:
+        if self.output is not None and self.output.roll_s is not None and not isinstance(self.source, StreamSource):
+            raise ValueError("output.roll_s is for jobs over streams; the output of others is written as they run")
+        return self
+
     def _check_sink(self) -> None:
         if self.sink is None:
             return

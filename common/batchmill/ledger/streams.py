@@ -141,6 +141,14 @@ class StreamLedger:
         )
         return answer is calls.CompactAnswer.OK
 
+    def roll(self, job_id: str, stage: int, before: str, after: str, epoch: int) -> bool:
+        """Note how far the results of a stage are in files, as the leader. before: as it was read.
+
+        False: another leader is there by now, has noted more, or the job is gone.
+        """
+        answer = calls.roll(self._store, epoch=epoch, job_id=job_id, stage=stage, before=before, after=after)
+        return answer is calls.RollAnswer.OK
+
     def note(self, job_id: str, lag: int | None, away: str, epoch: int) -> None:
         """Note the lag of the stream of a job, as the leader. away: why its source cannot be asked."""
         calls.note_stream(self._store, epoch=epoch, job_id=job_id, stage=FIRST_STAGE, lag=lag, away=away or None)

@@ -90,7 +90,7 @@ def operator(
             from the row cache, and not in the first stage.
         takes_all: Whether all rows of a job are one shard, because results depend on rows wherever they are. With
             `batch_size=None` they are one batch, too, whatever the job asks for. Rows wait until the stage before has
-            ended; all are in memory at once. A failure is that of all rows. Not in the first stage.
+            ended; all are in memory at once. A failure is that of all rows. Not over a stream in the first stage.
         version: Change it when the results change for the same input.
         cacheable: Whether a result depends only on its row and the parameters. False for random results, remote
             services, or results that depend on other rows of the batch; such jobs cannot use the row cache.

@@ -84,6 +84,7 @@ class Manifest(Frozen):
     finished_at: float
     origin: InputFingerprint | None = None
     rest: UnfinishedWork | None = None  # of a job that ended before its work was done
+    roll: int | None = Field(default=None, ge=0)  # of a job over a stream: the number of the roll whose manifest it is
 
     @model_validator(mode="after")
     def _adds_up(self) -> Self:
@@ -107,7 +108,7 @@ class Manifest(Frozen):
 
     def to_json(self) -> bytes:
         """Return the manifest as it is stored."""
-        absent = {name for name in ("arrow_schema", "origin", "rest") if getattr(self, name) is None}
+        absent = {name for name in ("arrow_schema", "origin", "rest", "roll") if getattr(self, name) is None}
         return self.model_dump_json(indent=1, exclude=absent).encode()
 
 

@@ -2,7 +2,8 @@
 
 Readers of folders take every file in them for rows, so an output folder has nothing but parts. The manifest is
 in the folder, as `_manifest.json`, where nothing may be written beside it: the folder is a root or a complete bucket.
-Earlier versions always put it there, so it is looked for in both places.
+Earlier versions always put it there, so it is looked for in both places. An output that is written roll by roll has a
+folder of manifests in the same place: `out.manifests`, or `_manifests`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 MANIFEST_ENDING = ".manifest.json"
 MANIFEST_INSIDE = "_manifest.json"
+ROLLS_ENDING = ".manifests"
+ROLLS_INSIDE = "_manifests"
 _CHECK_ENDING = ".manifest.check"
 
 
@@ -30,6 +33,9 @@ class ManifestFile:
         parent = folder.parent()
         is_allowed = parent is not None and locations.holds(parent.child(self._folder_name + MANIFEST_ENDING))
         self._beside = BlobStore(parent, has_any_name=True) if parent is not None and is_allowed else None
+        place = folder.child(ROLLS_INSIDE) if self._beside is None else self._rolls_beside(self._beside)
+        self.rolls = BlobStore(place)
+        """Where the manifests of rolls are."""
 
     @property
     def uri(self) -> str:
@@ -64,6 +70,16 @@ class ManifestFile:
             name = self._folder_name + _CHECK_ENDING
             self._beside.put(name, b"")
             self._beside.delete(name)
+
+    def delete_rolls(self) -> None:
+        """Delete the folder of the manifests of rolls; without one, do nothing. Raises `StorageError`."""
+        if self._beside is None:
+            self._inside.delete_folder(ROLLS_INSIDE)
+        else:
+            self._beside.delete_folder(self._folder_name + ROLLS_ENDING)
+
+    def _rolls_beside(self, beside: BlobStore) -> Location:
+        return beside.location(self._folder_name + ROLLS_ENDING)
 
     @property
     def _places(self) -> list[tuple[BlobStore, str]]:

@@ -12,6 +12,7 @@ from batchmill.sinks.part_records import PartRecords
 from batchmill.sinks.parts import part_format
 from batchmill.sinks.publisher import FolderPublisher
 from batchmill.sinks.result_store import OutputResults, PartFiles
+from batchmill.sinks.rolled_folder import RolledFolder
 from batchmill.sinks.schema_log import SchemaLog
 from batchmill.sinks.sized_folder import SizedFolderPublisher
 from batchmill.storage.blobs import BlobStore
@@ -55,6 +56,13 @@ def open_publisher(output: OutputSpec, job_id: str, locations: Locations, blobs:
         kept = _kept_store(job_id, blobs)
         return SizedFolderPublisher(store, parts, folder, output, kept, _kept_parts(output, job_id, blobs))
     return FolderPublisher(store, parts, folder)
+
+
+def open_rolled(output: OutputSpec, job_id: str, locations: Locations) -> RolledFolder:
+    """Open the output of a job over a stream. Raises as `output_results` does."""
+    store = _output_store(output, locations)
+    manifests = ManifestFile(store.root, locations)
+    return RolledFolder(store, manifests, OutputFolder(store, manifests, job_id), output.format)
 
 
 def _file_publisher(output: OutputSpec, job_id: str, locations: Locations, blobs: BlobStore) -> Publisher:

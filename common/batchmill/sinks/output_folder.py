@@ -5,6 +5,8 @@
 3. `seal` changes the marker, so that no late part stays; `unmark` deletes it, when the manifest is written.
 4. `reopen` puts it back, for a job whose end the ledger has lost.
 
+A folder that a job over a stream has taken (`RolledFolder`) has no marker; `RollOwner` beside it says whose it is.
+
 A folder whose marker is gone is still this job's if its manifest names the job. A manifest beside a folder from which
 the parts were deleted is that of no results: the next job deletes it.
 """
@@ -19,6 +21,7 @@ from pyarrow import fs
 
 from batchmill.errors import InvalidOutput, NotFound, StorageError
 from batchmill.jobs.shard import parse_shard_id
+from batchmill.sinks.roll_owner import RollOwner
 from batchmill.storage.blobs import storage_errors
 from batchmill.storage.disk import is_unfinished
 
@@ -56,6 +59,7 @@ class OutputFolder:
         """
         try:
             self._refuse_entries()
+            self._refuse_rolled()
             before = self._manifests.read()
             self._manifests.check_writable()
         except StorageError as error:
@@ -73,7 +77,7 @@ class OutputFolder:
             taken = self._store.put_new(MARKER, _marker(self.job_id))
             owner = self._owner()
         except StorageError as error:
-            self._remove_made_folder()
+            self.remove_made_folder()
             raise self._unusable(error) from error
         if not taken and owner != self.job_id:
             raise InvalidOutput(
@@ -87,7 +91,14 @@ class OutputFolder:
         """Undo `take_empty` or `take`, while nothing is published; a folder of another job is left alone."""
         if self.is_open():
             self.unmark()
-            self._remove_made_folder()
+            self.remove_made_folder()
+
+    def remove_made_folder(self) -> None:
+        """Delete the folder if `take_empty` made it and it is empty."""
+        if self._made_folder:
+            # It was never made, or somebody put something into it.
+            with suppress(OSError), self.location.anchored() as path:
+                path.rmdir()
 
     def is_open(self) -> bool:
         """Whether the job has taken the folder and its results are not being published yet. Raises `StorageError`."""
@@ -173,16 +184,20 @@ class OutputFolder:
                 entries=entries[:_SHOWN_ENTRIES],
             )
 
+    def _refuse_rolled(self) -> None:
+        owner = RollOwner.read(self._manifests.rolls)
+        if owner is not None and owner.is_open and owner.job != self.job_id:
+            raise InvalidOutput(
+                f"the output folder {self.location.uri} is taken by {owner.job}.",
+                hint="Choose another folder.",
+                path=self.location.uri,
+                job=owner.job,
+            )
+
     def _entries(self) -> list[str]:
         with storage_errors("list", self.location):
             names = sorted(info.base_name for info in self.location.entries())
         return [name for name in names if not is_unfinished(name)]
-
-    def _remove_made_folder(self) -> None:
-        if self._made_folder:
-            # It was never made, or somebody put something into it.
-            with suppress(OSError), self.location.anchored() as path:
-                path.rmdir()
 
     def _marker(self) -> bytes:
         try:

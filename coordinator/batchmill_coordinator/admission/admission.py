@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from batchmill.broker import model_queue_of
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, UnknownOperator, did_you_mean
@@ -14,7 +12,6 @@ from batchmill.jobs.files import FileSource, ResultsSource, UploadSource, upload
 from batchmill.jobs.ids import new_id
 from batchmill.jobs.job import MAX_INLINE_BYTES, JobForm, JobRequest, JobSpec, StageSpec
 from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
-from batchmill.jobs.sink import RESERVED_OPERATORS, STAGES
 from batchmill.jobs.stage_cost import first_rows
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.jobs.status import CheckedJob
@@ -35,8 +32,10 @@ from batchmill_coordinator.admission.column_checks import (
 from batchmill_coordinator.admission.fusion import as_before, with_fusion
 from batchmill_coordinator.admission.kept_results import KeptResults
 from batchmill_coordinator.admission.param_checks import check_cache, check_params
+from batchmill_coordinator.admission.request_checks import digest_of, refuse_reserved, require_one_input
 from batchmill_coordinator.admission.sinks import SinkAdmission
 from batchmill_coordinator.admission.streams import StreamAdmission
+from batchmill_coordinator.admission.tables import with_pinned_tables
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.fleet.pools import EMPTY
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits
@@ -107,7 +106,7 @@ class Admission:
         """
         self._check_deadline(spec)
         if not is_internal:
-            _refuse_reserved(spec)
+            refuse_reserved(spec)
         return tuple(self._checked_stage(spec, stage) for stage in spec.stages)
 
     def _checked_stage(self, spec: JobSpec, stage: StageSpec) -> OperatorInfo:
@@ -161,7 +160,7 @@ class Admission:
         """
         if request.rows is not None:
             check_shape(request.rows, self._limits)
-        digest = _digest(request)
+        digest = digest_of(request)
         known = None if request.source is None else self._known(request, digest, tenant)
         if known is not None:
             return Acceptance(known, is_new=False)
@@ -174,7 +173,7 @@ class Admission:
             return Acceptance(known, is_new=False)
 
     def _admit(self, request: JobRequest, digest: str, tenant: str, *, is_internal: bool) -> Acceptance:
-        _require_one_input(request)
+        require_one_input(request)
         request = self.dated(request)
         self._webhooks.check(request.webhooks, tenant)
         operators = self.check_spec(request.spec(), is_internal=is_internal)
@@ -195,7 +194,7 @@ class Admission:
             raise InvalidRequest(
                 "only a job over files can be checked without submitting it.", hint="Give `source` with a path."
             )
-        _require_one_input(request)
+        require_one_input(request)
         request = self.dated(request)
         self._webhooks.check(request.webhooks, tenant)
         operators = self.check_spec(request.spec())
@@ -211,7 +210,7 @@ class Admission:
     def _checked_input(
         self, request: JobRequest, operators: Sequence[OperatorInfo], job_id: str, undo: ExitStack, tenant: str
     ) -> _Input:
-        spec = with_gathering(request.spec(), operators)
+        spec = with_pinned_tables(with_gathering(request.spec(), operators), operators, self._inspector)
         found = self._find_input(request, spec, job_id, undo, tenant)
         schema = found.source.columns if isinstance(found.source, StageSource) else found.source.schema
         self._limits.check_columns(schema)
@@ -337,8 +336,10 @@ class Admission:
             )
 
     def _plan(self, job_id: str, found: _Input, order: Order) -> OneShardPlan | None:
-        max_rows = FIRST_ROWS
-        if found.source.count("").rows > FIRST_ROWS:
+        max_rows, rows = FIRST_ROWS, found.source.count("").rows
+        if found.spec.first.takes_all:
+            max_rows = rows
+        elif rows > FIRST_ROWS:
             max_rows = first_rows(self._ledger.profiles.cost_of(found.spec.first, order.operators[0].version))
         return _one_shard_plan(job_id, found, max_rows, self._settings.shard_max_bytes)
 
@@ -346,6 +347,7 @@ class Admission:
         """Take the output, if one was asked for; returns the manifest of the unfinished one that it resumes, if any."""
         output = self._workspace.open_publisher(job_id, order.spec)
         if output is None:
+            self._streams.take_output(job_id, order.spec, undo)
             return None
         earlier = self._resumption.find(output, order)
         if earlier is None:
@@ -358,13 +360,6 @@ class Admission:
         return earlier
 
 
-def _refuse_reserved(spec: JobSpec) -> None:
-    """Raise `UnknownOperator` if a user names an operator that only the service itself runs."""
-    own = (stage.operator for stage in spec.stages if stage.operator.startswith(RESERVED_OPERATORS))
-    for operator in list(own)[: None if spec.sink is None else -len(STAGES)]:
-        raise UnknownOperator(f"only the service itself runs {operator!r}.", hint="Give `sink`.", operator=operator)
-
-
 def _one_shard_plan(job_id: str, found: _Input, max_rows: int, max_bytes: int) -> OneShardPlan | None:
     """Plan a job whose rows are in the request, if they fit into one shard: the planner need not read them again."""
     split = found.source.splitter("").next_split(max_rows, max_bytes)
@@ -372,28 +367,3 @@ def _one_shard_plan(job_id: str, found: _Input, max_rows: int, max_bytes: int) -
         return None
     shard = Shard(job_id, FIRST_STAGE, ShardId((0,)), 0, split.rows, split.slices)
     return OneShardPlan(shard, split.bytes, split.cursor)
-
-
-def _require_one_input(request: JobRequest) -> None:
-    given = [name for name in ("rows", "rows_arrow", "source") if getattr(request, name) is not None]
-    if len(given) != 1:
-        raise InvalidRequest(
-            f"expected either rows or a source, got: {' and '.join(given) or 'neither'}.",
-            hint="Give `rows` for rows in the request, `source` for files that the service can read.",
-        )
-    if isinstance(request.source, UploadSource) and request.source.lineage:
-        raise InvalidRequest(
-            "source.lineage is set by replays only; got true.", hint="Leave it out.", field="source.lineage"
-        )
-
-
-_NOT_COMPARED: dict[str, Any] = {"idempotency_key": True, "deadline": True, "deadline_at": True, "source": {"upload"}}
-
-
-def _digest(request: JobRequest) -> str:
-    """What distinguishes two requests, whatever the order of their fields and the names of their uploads.
-
-    Their deadlines do not: one that is given from now on is another moment each time.
-    """
-    body = request.model_dump(mode="json", exclude=_NOT_COMPARED)
-    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()[:32]

@@ -12,6 +12,7 @@ from batchmill.errors import InvalidRequest, InvalidRows, closest, did_you_mean
 from batchmill.jobs.files import ResultsSource
 from batchmill.jobs.sink import RESERVED_OPERATORS, STORE_OPERATOR
 from batchmill.jobs.stages import FIRST_STAGE, carried_through
+from batchmill.operators.named_params import columns_named
 from batchmill.sinks import part_format
 
 if TYPE_CHECKING:
@@ -35,6 +36,14 @@ def _named(columns: list[str], operator: OperatorInfo, params: dict[str, Any]) -
     return [(column.format_map(values), _parameter(column)) for column in columns]
 
 
+def _read(operator: OperatorInfo, stage: StageSpec) -> list[tuple[str, str | None]]:
+    """Return the columns that a stage reads: those that rows must have a value in, and others that parameters name."""
+    return [
+        *_named(operator.columns, operator, stage.params),
+        *columns_named(operator.params_schema, stage.params),
+    ]
+
+
 def _parameter(column: str) -> str | None:
     return column[1:-1] if column.startswith("{") and column.endswith("}") else None
 
@@ -44,7 +53,7 @@ def check_columns(operator: OperatorInfo, stage: StageSpec, schema: pa.Schema) -
     if not schema.names:
         return
     _check_names(schema)
-    for column, parameter in _named(operator.columns, operator, stage.params):
+    for column, parameter in _read(operator, stage):
         if column not in schema.names:
             raise InvalidRows(
                 f"operator {operator.name!r} requires the column {column!r}, which row 0 and all others lack; "
@@ -99,16 +108,16 @@ def without_consumed(spec: JobSpec, operator: OperatorInfo, schema: pa.Schema) -
 def with_gathering(spec: JobSpec, operators: Sequence[OperatorInfo]) -> JobSpec:
     """Return the job with the stages marked whose operators gather, take all rows at once, or keep state.
 
-    Raises `InvalidRequest` if the first one does. That of a job over the results of another one may.
+    Raises `InvalidRequest` if the first one gathers, keeps state, or takes all rows of a stream, which has no end. That
+    of a job over the results of another one may.
     """
-    first = operators[FIRST_STAGE]
-    if (first.gathers or first.takes_all or first.keeps_state) and not isinstance(spec.source, ResultsSource):
-        does = "takes all rows at once" if first.takes_all else "keeps state of the rows of a stage before it"
-        if first.gathers:
-            does = "gathers what a stage before it has made of each source row"
+    does = None if isinstance(spec.source, ResultsSource) else _needs_a_stage_before(operators[FIRST_STAGE], spec)
+    if does is not None:
         raise InvalidRequest(
-            f"operator {first.name!r} {does}; it cannot be the first stage.",
-            hint="Submit a job of several stages." if first.gathers else "Put a stage before it, if only 'echo'.",
+            f"operator {spec.first.operator!r} {does}; it cannot be the first stage.",
+            hint="Submit a job of several stages."
+            if operators[FIRST_STAGE].gathers
+            else "Put a stage before it, if only 'echo'.",
             field="stages",
         )
     stages = tuple(
@@ -122,6 +131,15 @@ def with_gathering(spec: JobSpec, operators: Sequence[OperatorInfo]) -> JobSpec:
         for stage, info in zip(spec.stages, operators, strict=True)
     )
     return spec.model_copy(update={"stages": stages})
+
+
+def _needs_a_stage_before(first: OperatorInfo, spec: JobSpec) -> str | None:
+    """Return why an operator cannot read the source of a job; None: it can."""
+    if first.gathers:
+        return "gathers what a stage before it has made of each source row"
+    if first.keeps_state:
+        return "keeps state of the rows of a stage before it"
+    return "takes all rows at once, and a stream has no end" if first.takes_all and spec.stream is not None else None
 
 
 def check_chain(spec: JobSpec, operators: Sequence[OperatorInfo], schema: pa.Schema) -> None:
@@ -153,7 +171,7 @@ def check_chain(spec: JobSpec, operators: Sequence[OperatorInfo], schema: pa.Sch
 
 
 def _check_stage(stage: StageSpec, operator: OperatorInfo, names: list[str]) -> None:
-    for column, parameter in _named(operator.columns, operator, stage.params):
+    for column, parameter in _read(operator, stage):
         if column not in names:
             raise InvalidRows(
                 f"stage {stage.title!r}: operator {operator.name!r} requires the column {column!r}; "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.errors import Conflict, InvalidRequest, InvalidSource, NotFound
+from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, InvalidSource, NotFound
 from batchmill.jobs.job import DEFAULT_TENANT
 from batchmill.jobs.streams.offsets import StreamOffsets
 from batchmill.jobs.streams.source import Folder
@@ -12,6 +12,8 @@ from batchmill.streams.opening import open_stream
 from batchmill.tokens import split_entry
 
 if TYPE_CHECKING:
+    from contextlib import ExitStack
+
     from batchmill.jobs.job import JobSpec
     from batchmill.jobs.streams.source import AnyStream
     from batchmill.ledger import Ledger
@@ -46,6 +48,20 @@ class StreamAdmission:
         stream = open_stream(self._ledger, self._workspace, job_id, source)
         stream.survey("")
         return spec.model_copy(update={"source": source}), stream
+
+    def take_output(self, job_id: str, spec: JobSpec, undo: ExitStack) -> None:
+        """Take the output of a job over a stream, if it has one.
+
+        Raises `InvalidOutput` if it cannot be taken, `Conflict` while another job takes it.
+        """
+        output = self._workspace.open_rolled(job_id, spec)
+        if output is None or spec.stream is None:
+            return
+        with self._ledger.turns.take(f"output:{output.uri}") as has_turn:
+            if not has_turn:
+                raise Conflict(f"another job takes the output {output.uri}.", hint="Choose another folder.")
+            output.take(None if spec.stream.start in PLAIN_STARTS else spec.stream.start)
+        undo.callback(output.release)
 
     def _require_own(self, source: AnyStream, tenant: str) -> None:
         if isinstance(source, Folder):
@@ -89,9 +105,15 @@ class StreamAdmission:
 def _check(spec: JobSpec, source: AnyStream) -> None:
     if source.tenant is not None or source.offsets:
         raise InvalidRequest("source.tenant and source.offsets are set by the service.", field="source")
-    if spec.sink is not None or spec.output is not None:
+    if spec.sink is not None:
         raise InvalidRequest(
-            "a job over a stream cannot have a sink or an output, which are closed at its end: it has none.",
-            hint="Read its results with `results(follow=True)`.",
-            field="output" if spec.sink is None else "sink",
+            "a job over a stream cannot have a sink, which is published at the end of a job: it has none.",
+            hint="Give it an output, or read its results with `results(follow=True)`.",
+            field="sink",
+        )
+    if spec.output is not None and spec.output.is_file:
+        raise InvalidOutput(
+            f"{spec.output.path} is one file, which would be written at the end of the job: a stream has none.",
+            hint="Give a folder, in which files appear while the job runs.",
+            field="output.path",
         )

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.results.one_schema import OneSchema
     from batchmill_coordinator.results.resuming.resumption import Resumption
     from batchmill_coordinator.results.roll_forward import RollForward
+    from batchmill_coordinator.results.stream_rolls import StreamRolls
 
 
 class OutputCloser:
@@ -33,6 +34,7 @@ class OutputCloser:
         workspace: Workspace,
         merger: Merger,
         resumption: Resumption,
+        rolls: StreamRolls,
         one_schema: OneSchema,
         roll_forward: RollForward,
         record_index: Callable[[JobRecord], None],
@@ -42,6 +44,7 @@ class OutputCloser:
         self._workspace = workspace
         self._merger = merger
         self._resumption = resumption
+        self._rolls = rolls
         self._one_schema = one_schema
         self._roll_forward = roll_forward
         self._record_index = record_index
@@ -55,11 +58,13 @@ class OutputCloser:
         """
         if record.replay_of is not None:
             self._merger.merge(record, epoch)
+            self._rolls.add_replay(record)
             self._record_index(record)
             return
         self._record_index(record)
         self._one_schema.keep_input_schema(record)
         self._keep_input(record)
+        self._rolls.close(record, epoch)
         publisher = self._workspace.open_publisher(record.id, record.spec)
         if publisher is None:
             return

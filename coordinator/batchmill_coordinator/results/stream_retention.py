@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 from batchmill.jobs.shard import ShardId, checkpoint_folder
 from batchmill.jobs.stateful.step import state_folder
 from batchmill.jobs.streams.kept import KeptShards
+from batchmill.jobs.streams.rolls import Rolls
 from batchmill.ledger.formats.encodings import FreedParts
 from batchmill.ledger.formats.settlement import Settled, SplitUp
 from batchmill_coordinator.results.outputs import settled_shards
@@ -142,7 +143,7 @@ def _read_by_others(record: JobRecord, stage: StageRecord) -> int:
     if stage.number > 0:
         until = min(until, FreedParts.parse(record.stages[stage.number - 1].freed).next_shard)
     if stage.number == record.last.number:
-        return until
+        return until if record.spec.output is None else min(until, Rolls.parse(stage.rolled).shard)
     following, freed = record.stages[stage.number + 1], FreedParts.parse(stage.freed)
     if following.joins and not stage.buffered:  # nothing was stored between the two, and nobody counts it
         return min(until, KeptShards.parse(following.kept).settled)

@@ -38,6 +38,7 @@ from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.ledger.plan_step import PlanStep
 from batchmill.ledger.scripting.calls import PlanAnswer
 from batchmill.sources.base import End, InputSplit, NotYet, RowCount
+from batchmill.sources.undivided import UndividedSplitter
 from batchmill.telemetry.log_context import about
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 from batchmill_coordinator.roles.job_guard import JobGuard
@@ -331,7 +332,9 @@ class Planner:
         if opened is not None:
             opened.splitter.close()
         source = self._open_source(one.job, one.stage.number)
-        return OpenSource(source, source.splitter(cursor), cursor)
+        splitter = source.splitter(cursor)
+        is_first = one.stage.number == FIRST_STAGE
+        return OpenSource(source, UndividedSplitter(splitter) if is_first and one.spec.takes_all else splitter, cursor)
 
     def _keep_open(self, key: StageKey, opened: OpenSource) -> None:
         if not opened.source.stays_open:

@@ -9,6 +9,7 @@ from batchmill.jobs.job import JobState
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.jobs.status import NO_TOKENS, JobStatus, StageStatus, StageStatuses
 from batchmill.jobs.streams.offsets import StreamOffsets
+from batchmill.jobs.streams.rolls import Rolls
 from batchmill.jobs.streams.status import StreamStatus
 from batchmill_coordinator.status.forecast import (
     Forecast,
@@ -91,6 +92,7 @@ def stream_status(record: JobRecord, now_s: float) -> StreamStatus | None:
     if source is None:
         return None
     offsets = StreamOffsets.parse(record.first.cursor or record.savepoint)
+    rolls = Rolls.parse(record.last.rolled)
     return StreamStatus(
         source=source.title,
         lag=record.first.lag,
@@ -98,6 +100,8 @@ def stream_status(record: JobRecord, now_s: float) -> StreamStatus | None:
         partitions=len(offsets.partitions),
         rows_lost=offsets.rows_lost,
         away=record.stream_away or None,
+        rolls=rolls.number,
+        rows_rolled=rolls.rows,
         drained=bool(record.savepoint),
     )
 

@@ -6,9 +6,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from batchmill.operators.named_params import COLUMN_FORMAT, TEMPLATE_FORMAT
 from batchmill_worker.generation.base import OnLong as OnLongName
 from batchmill_worker.generation.logprobs import MAX_LOGPROBS
 from batchmill_worker.generation.selection import EngineName
+from batchmill_worker.generation.tools import Tool
 
 Model = Annotated[
     str,
@@ -19,7 +21,14 @@ Model = Annotated[
         "absolute path of one, a hub id, or the name of a model at the endpoint.",
     ),
 ]
-Prompt = Annotated[str, Field(min_length=1, description="The prompt, with columns in braces: Summarise: {body}")]
+Prompt = Annotated[
+    str,
+    Field(
+        min_length=1,
+        json_schema_extra={"format": TEMPLATE_FORMAT},
+        description="The prompt, with columns in braces: Summarise: {body}",
+    ),
+]
 MaxTokens = Annotated[int, Field(ge=1, le=1_000_000, description="The longest answer in tokens.")]
 Temperature = Annotated[float, Field(ge=0, le=2, description="0: always the likeliest token; higher: more variety.")]
 TopP = Annotated[float, Field(gt=0, le=1, description="Only the likeliest tokens with this probability in sum.")]
@@ -58,8 +67,27 @@ Options = Annotated[
     str | None,
     Field(
         min_length=1,
-        description="The input column with a row's own max_tokens, temperature, top_p, seed, stop and schema: an "
-        "object or JSON text of one.",
+        json_schema_extra={"format": COLUMN_FORMAT},
+        description="The input column with a row's own max_tokens, temperature, top_p, seed, stop and schema, in chat "
+        "tools and tool_choice, too: an object or JSON text of one.",
+    ),
+]
+ToolList = Annotated[
+    list[Tool] | None,
+    Field(
+        min_length=1,
+        max_length=128,
+        description="Functions that the model may call, in the form of OpenAI's API; only where the engine and the "
+        "model's chat template have tools.",
+    ),
+]
+ToolChoice = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        max_length=64,
+        description="Whether the model calls a function: auto, required, none, or the name of the one that it calls; "
+        "by default auto.",
     ),
 ]
 Engine = Annotated[

@@ -140,32 +140,40 @@ class TokenReader:
         )
 
     def _bounded(self, text: Text) -> Text:
-        """Return what has to be tokenised of a text, or of the longer one of a pair if the other one is short.
+        """Return what has to be tokenised of a text, or of both of a pair.
 
-        Of two long texts, how much is taken of each depends on which one has more tokens: all of them is tokenised.
+        A pair is cut where it has the most tokens, so the text with more characters keeps more of them than the other
+        one. If both are much longer than what the model takes, and the one with fewer characters has more tokens, then
+        the last token that one of them keeps is the other one's.
         """
         if self._limit is None:
             return text
+        least = 2 * self._limit + MARGIN_TOKENS
         if isinstance(text, str):
-            return self._beginning(text, lambda part: part)
+            return self._beginning(text, least)
+        if max(map(len, text)) <= self._limit * CHARACTERS_PER_TOKEN:
+            return text
         first, second = text
-        if len(second.encode(errors="replace")) < self._limit:
-            return self._beginning(first, lambda part: (part, second)), second
-        if len(first.encode(errors="replace")) < self._limit:
-            return first, self._beginning(second, lambda part: (first, part))
-        return text
+        if len(first) > len(second):
+            second = self._beginning(second, least)
+            return self._beginning(first, max(least, self._count(second) + MARGIN_TOKENS)), second
+        first = self._beginning(first, least)
+        return first, self._beginning(second, max(least, self._count(first) + MARGIN_TOKENS))
 
-    def _beginning(self, text: str, with_rest: Callable[[str], Text]) -> str:
-        """Return enough of the beginning of a text. with_rest: makes what is tokenised of a part of it."""
-        limit = self._limit or 0
-        size = limit * CHARACTERS_PER_TOKEN
+    def _beginning(self, text: str, least: int) -> str:
+        """Return the beginning of a text, with at least that many tokens unless all of it has fewer."""
+        size = (self._limit or 0) * CHARACTERS_PER_TOKEN
         while size < len(text):
             space = text.rfind(" ", size // 2, size)
             part = text[: size if space < 0 else space]
-            if len(self._encode([with_rest(part)], truncates=False)["input_ids"][0]) >= 2 * limit + MARGIN_TOKENS:
+            if self._count(part) >= least:
                 return part
             size *= GROWTH
         return text
+
+    def _count(self, text: str) -> int:
+        """Return how many tokens a text has, those of the prompt included."""
+        return len(self._encode([text], truncates=False)["input_ids"][0])
 
     def _inputs(self, texts: Sequence[Text]) -> list[list[str]]:
         parts = [(text,) if isinstance(text, str) else text for text in texts]

@@ -20,5 +20,9 @@ class StreamStatus(Frozen):
     """Rows that the source had deleted before they were planned."""
     away: str | None = None
     """Why the source cannot be asked at present."""
+    rolls: int = 0
+    """Rolls of the output that are written; see `output`."""
+    rows_rolled: int = 0
+    """Rows that are in them."""
     drained: bool = False
     """Whether the job ends after what is planned."""

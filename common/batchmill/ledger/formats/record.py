@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 
 from batchmill.jobs.cost import Spent, sums
 from batchmill.jobs.job import DEFAULT_TENANT, JobError, JobSpec, JobState, StageSpec
+from batchmill.jobs.sink import PUBLISH_OPERATOR
 from batchmill.jobs.status import TokenSums
 from batchmill.ledger.formats.encodings import CommitInterval, parse_paces
 
@@ -65,6 +66,7 @@ class StageRecord:
     bytes_freed: int = 0  # of those, what the next stage has settled
     freed: str = ""  # how far its parts are freed, see `FreedParts`
     kept: str = ""  # of a stream: of which shards something is kept, see `KeptShards`
+    rolled: str = ""  # of a stream with an output: how far its results are in files, see `Rolls`
     cost: Spent = NO_COST
 
     @property
@@ -154,7 +156,7 @@ class JobRecord:
     @property
     def counted(self) -> StageRecord:
         """The stage whose rows are counted as the job's: the last one, or that which writes the rows into a sink."""
-        return next(one for one in reversed(self.stages) if not one.spec.takes_all)
+        return next(one for one in reversed(self.stages) if one.spec.operator != PUBLISH_OPERATOR)
 
     @property
     def rows_dead(self) -> int:

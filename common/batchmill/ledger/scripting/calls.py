@@ -2204,6 +2204,41 @@ def resume_from(
     return ResumeFromAnswer(reply.decode())
 
 
+class RollAnswer(StrEnum):
+    """What `roll.lua` answers."""
+
+    OK = "ok"
+    DEPOSED = "deposed"
+    MOVED = "moved"
+
+
+def roll(
+    store: Store,
+    *,
+    job_id: str,
+    stage: int,
+    epoch: int,
+    before: str,
+    after: str,
+) -> RollAnswer:
+    """Note how far the results of a stage are in the files of the job's output, if that is as it was read."""
+    keys = store.keys
+    reply = store.run(
+        "roll",
+        [
+            keys.leader(),
+            keys.job(job_id),
+            keys.stage(job_id, stage),
+        ],
+        [
+            epoch,
+            before,
+            after,
+        ],
+    )
+    return RollAnswer(reply.decode())
+
+
 class SaveCheckpointAnswer(StrEnum):
     """What `save_checkpoint.lua` answers."""
 

@@ -1,0 +1,1 @@
+"""Roles that work on jobs over streams."""

@@ -1,0 +1,46 @@
+"""The roller: writes the results of jobs over streams into the files of their outputs, while the jobs run."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchmill_coordinator.roles.job_guard import JobGuard
+
+if TYPE_CHECKING:
+    from batchmill.ledger import JobRecord, Ledger
+    from batchmill_coordinator.results.stream_rolls import StreamRolls
+
+MAX_STORAGE_FAILURES = 3600  # steps in a row, a second apart: a full disk may be noticed late
+MAX_ROLLS = 8  # of a job in a step
+
+
+class Roller:
+    """Writes rolls, as the leader. A job whose output cannot be written for an hour fails."""
+
+    name = "roller"
+    wakes_on: frozenset[str] = frozenset()
+    period_s = 1.0
+
+    def __init__(self, ledger: Ledger, rolls: StreamRolls) -> None:
+        self._ledger = ledger
+        self._rolls = rolls
+        self._guard = JobGuard(
+            ledger, "its output could not be written", max_storage_failures=MAX_STORAGE_FAILURES, fails_jobs=True
+        )
+
+    def step(self, epoch: int) -> None:
+        """Write what is due, of every job."""
+        records = self._ledger.jobs.read_many(self._ledger.streams.live_jobs())
+        rolled = [record for record in records if record.spec.output is not None and not record.state.is_stopping]
+        self._guard.forget_all_but({record.id for record in rolled})
+        self._rolls.forget_all_but({record.id for record in records})
+        for record in rolled:
+            if not self._guard.is_set_aside(record.id):
+                with self._guard.over(record.id):
+                    self._write(record, epoch)
+
+    def _write(self, record: JobRecord, epoch: int) -> None:
+        for _ in range(MAX_ROLLS):
+            if not self._rolls.apply(record, self._ledger.now_ms(), epoch):
+                return
+            record = self._ledger.jobs.read(record.id)
