@@ -6,6 +6,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from batchmill.jobs.job import BatchPolicy
 from support.waiting import until
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ def test_batches_of_jobs_are_compared_in_pairs(client: batchmill.Client, service
     rows = [{"text": f"one two three {number}"} for number in range(6_000)]
 
     def found() -> list[Trial]:
-        job = client.submit("chunk", rows, params=params, batch={"max_units": 300})
+        job = client.submit("chunk", rows, params=params, batch=BatchPolicy(max_units=300))
         job.wait()
         assert sum(1 for _ in job.results()) == len(rows)
         return [one for one in client.trials("chunk") if one.pairs]
