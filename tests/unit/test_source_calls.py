@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from batchmill_coordinator.roles.source_calls import SourceCalls
+from batchmill_coordinator.roles.streams.source_calls import SourceCalls
 from support.waiting import GRACE_S, until
 
 

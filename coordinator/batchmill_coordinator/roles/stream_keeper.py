@@ -24,7 +24,7 @@ from batchmill.jobs.streams.offsets import StreamOffsets, settled_offsets
 from batchmill.sources.base import EndlessSource
 from batchmill.streams.pushed import delete_pushed
 from batchmill_coordinator.roles.job_guard import JobGuard, apart
-from batchmill_coordinator.roles.source_calls import SourceCalls
+from batchmill_coordinator.roles.streams.source_calls import SourceCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence

@@ -100,8 +100,7 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
 
     announced, meter, traffic = [definition.announcement() for definition in registry], DeviceTimeMeter(), LaneTraffic()
     heartbeat = Heartbeat(ledger, worker, announced, settings.lease_ttl_s, meter, board)
-    journal = ledger.trials if settings.trials else None
-    controllers = ControllerCache(ledger.profiles, worker.device, is_interactive=traffic.is_recent, trials=journal)
+    controllers = _controllers(settings, ledger, worker, traffic)
     heartbeat.batches = controllers.choices
     trends = TrendRecorder(ledger.trends, worker.device)
     heartbeat.on_beat = trends.save
@@ -136,10 +135,7 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
         Claimer(ledger.shards, job_files, heartbeat, terms, trace),
         StageRunner(
             ShardLoader(job_files, blobs, registry, worker.name, trace, clock, settings.max_result_bytes),
-            ShardComputer(
-                *(executors, operators, controllers, row_cache, StageCosts(ledger.profiles)),
-                trends,
-            ),
+            ShardComputer(executors, operators, controllers, row_cache, StageCosts(ledger.profiles), trends),
             store,
             reports,
             clock,
@@ -149,6 +145,11 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     )
     own = (store_guard, heartbeat, queues, runner, operators, controllers, lane)
     return SlotContext(worker.name, ledger, registry, *own)
+
+
+def _controllers(settings: WorkerSettings, ledger: Ledger, worker: WorkerInfo, traffic: LaneTraffic) -> ControllerCache:
+    journal = ledger.trials if settings.trials else None
+    return ControllerCache(ledger.profiles, worker.device, is_interactive=traffic.is_recent, trials=journal)
 
 
 def _row_cache(settings: WorkerSettings, ledger: Ledger, blobs: BlobStore) -> RowCache:

@@ -7,9 +7,9 @@ from concurrent.futures import Future, wait
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Hashable, Iterator
+    from collections.abc import Callable, Iterator
 
-K = TypeVar("K", bound="Hashable")
+K = TypeVar("K")
 T = TypeVar("T")
 
 MAX_CALLS = 64
