@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -104,10 +105,11 @@ def test_machines_prices_and_loads_are_remembered_for_when_no_worker_is_there() 
 def test_workers_that_leave_are_replaced_while_they_are_there() -> None:
     leaving = worker("gpu0@b-2").model_copy(update={"leaves_at": 120.0})
     before = reading(worker("gpu0@a-1"), leaving, left=1, expected=600_000_000)
+    alone, after = decide(replace(before, workers=before.workers[:1]), NOTHING, None, TARGET, 0)
     scale, memory = decide(before, NOTHING, None, TARGET, 0)
-    assert (scale.workers_wanted, scale.workers, scale.drain_s) == (3, 2, 600)
+    assert (scale.workers_wanted, scale.workers, scale.drain_s) == (alone.workers_wanted + 1, 2, 600)
     assert "1 more that soon leave" in scale.why
-    assert len(memory.ages(0)) == 1
+    assert memory.ages(0) == after.ages(0)
     most, _ = decide(before, NOTHING, None, ScaleTarget(300, max_machines=2), 0)
     assert most.workers_wanted == 2
     idle, _ = decide(reading(leaving, left=0), NOTHING, None, TARGET, 0)
