@@ -64,6 +64,7 @@ def small_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """Many blocks and tiles for few rows."""
     monkeypatch.setattr("batchmill_worker.vectors.nearest.TILE_ROWS", 16)
     monkeypatch.setattr("batchmill_worker.vectors.nearest.TILE_COLUMNS", 64)
+    monkeypatch.setattr("batchmill_worker.vectors.nearest.MAX_LIKELY", 2_000)
     monkeypatch.setattr(products, "PAIRS_AT_ONCE", 50)
     monkeypatch.setattr(tables, "BLOCK_BYTES", 40_000)
 

@@ -28,10 +28,14 @@ if TYPE_CHECKING:
 TILE_ROWS, TILE_COLUMNS = 1024, 4096
 """Of a product that is looked at in one piece: on a CPU it is still in the cache then."""
 
+RUN = 64
+"""Neighbouring scores that are looked at together first."""
+
 PAIRS_AT_ONCE = 1 << 14
 MIN_HALF_DIMENSION = 64  # the second step costs more than shorter vectors gain
 FLOAT32_ROUNDING = 2.0**-24
-MAX_LOG_LENGTH = 15.0
+UNIT_SLACK = 4 * FLOAT32_ROUNDING  # of a length that counts as 1
+MIN_LENGTH, MAX_LENGTH = 1e-15, 1e15
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,6 +87,11 @@ class Pairs:
 def on_device(vectors: Tensor, metric: Metric, device: torch.device) -> Vectors:
     """Move finite float32 vectors to a device. With the metric `cosine` none of them is zero."""
     rows, dimension = vectors.shape
+    if metric == "cosine" and not has_fast_half(device, dimension):
+        vectors = vectors.to(device)
+        lengths = torch.linalg.vector_norm(vectors, dim=1)
+        if (lengths - 1).abs().le(UNIT_SLACK).all():  # as most models make them: they need no copy
+            return Vectors(vectors, None, None, lengths, torch.zeros_like(lengths))
     full = torch.empty((rows, dimension), device=device)
     half = torch.empty_like(full, dtype=torch.bfloat16) if metric != "l2" and has_fast_half(device, dimension) else None
     lengths, cuts = torch.empty(rows, device=device), torch.zeros(rows, device=device)
@@ -91,15 +100,17 @@ def on_device(vectors: Tensor, metric: Metric, device: torch.device) -> Vectors:
         some = vectors[own].to(device)
         lengths[own] = torch.linalg.vector_norm(some, dim=1)
         if metric == "cosine":
-            if not lengths[own].log10().abs().lt(MAX_LOG_LENGTH).all():  # their squares are no float32
+            shortest, longest = torch.aminmax(lengths[own])
+            if shortest < MIN_LENGTH or longest > MAX_LENGTH:  # their squares are no float32
                 some = some / some.abs().amax(1, keepdim=True)
                 lengths[own] = torch.linalg.vector_norm(some, dim=1)
-            some = some / lengths[own, None]
-            lengths[own] = torch.linalg.vector_norm(some, dim=1)
-        full[own] = some
+            torch.div(some, lengths[own, None], out=full[own])
+            lengths[own] = 1 + FLOAT32_ROUNDING * (dimension + 2)  # at most: of the sum, the root and the division
+        else:
+            full[own] = some
         if half is not None:
-            half[own] = some
-            cuts[own] = torch.linalg.vector_norm(some - half[own], dim=1)
+            half[own] = full[own]
+            cuts[own] = torch.linalg.vector_norm(full[own] - half[own], dim=1)
     return Vectors(full, half, lengths.square() / 2 if metric == "l2" else None, lengths, cuts)
 
 
@@ -126,21 +137,35 @@ def has_fast_half(device: torch.device, dimension: int) -> bool:
     return bool(found.get("avx512_bf16") or found.get("amx_bf16") or found.get("bf16"))
 
 
-def close_pairs(queries: Vectors, base: Vectors, floors: Tensor, best: int | None = None) -> Pairs:
+def close_pairs(queries: Vectors, base: Vectors, floors: Tensor) -> Pairs:
     """Return the pairs of one tile whose score is at least the floor of the query.
 
     Scores: of `cosine` and `dot` the product, of `l2` minus half of the squared distance. floors: of shape (queries,).
+    """
+    return exact_pairs(queries, base, likely_pairs(queries, base, floors)[0], floors)
+
+
+def likely_pairs(queries: Vectors, base: Vectors, floors: Tensor, best: int | None = None) -> tuple[Pairs, Tensor]:
+    """Return the pairs of one tile that may be as close as `close_pairs` says, with approximate scores.
+
     best: also leave out pairs that are certainly not among this many best of their query, to within ties.
+    Also returns the largest error of the scores of each query.
     """
     scores, errors = _approximate(queries, base)
+    rounding = 2.0**-8 if scores.dtype == torch.bfloat16 else 2 * FLOAT32_ROUNDING
     own = 0.0 if queries.bias is None else queries.bias
-    floors = floors.clone()
     if best is not None and best < len(base):
         last = torch.topk(scores, best, dim=1, sorted=False).values.amin(1).float()
-        rounding = 2.0**-8 if scores.dtype == torch.bfloat16 else 2 * FLOAT32_ROUNDING
         floors = torch.maximum(floors, last - last.abs() * rounding - errors - own)
-    least = _rounded_down(floors + own - errors, scores.dtype)
-    rows, columns = torch.nonzero(scores >= least[:, None], as_tuple=True)
+    rows, columns = _reaching(scores, _rounded_down(floors + own - errors, scores.dtype))
+    found = scores[rows, columns].float()
+    errors = errors + rounding * (queries.lengths * base.lengths.max() + own)
+    return Pairs(rows, columns, found if queries.bias is None else found - queries.bias[rows]), errors
+
+
+def exact_pairs(queries: Vectors, base: Vectors, pairs: Pairs, floors: Tensor) -> Pairs:
+    """Return those of some pairs whose score is at least the floor of the query, with their exact scores."""
+    rows, columns = pairs.queries, pairs.base
     exact = torch.empty(len(rows), dtype=torch.float32, device=rows.device)
     for start in range(0, len(rows), PAIRS_AT_ONCE):
         some = slice(start, start + PAIRS_AT_ONCE)
@@ -151,6 +176,21 @@ def close_pairs(queries: Vectors, base: Vectors, floors: Tensor, best: int | Non
             exact[some] = (one - other).square().sum(1) / -2
     enough = exact >= floors[rows]
     return Pairs(rows[enough], columns[enough], exact[enough])
+
+
+def _reaching(scores: Tensor, least: Tensor) -> tuple[Tensor, Tensor]:
+    """Return where scores of shape (queries, base) reach the least score of their query, in order.
+
+    Few do: first the runs of scores are found whose largest one does, which reads the scores once.
+    """
+    width = scores.shape[1]
+    if width % RUN:
+        rows, columns = torch.nonzero(scores >= least[:, None], as_tuple=True)
+        return rows, columns
+    runs = scores.view(len(scores), width // RUN, RUN)
+    rows, places = torch.nonzero(runs.amax(2) >= least[:, None], as_tuple=True)
+    found, columns = torch.nonzero(runs[rows, places] >= least[rows, None], as_tuple=True)
+    return rows[found], places[found] * RUN + columns
 
 
 def _approximate(queries: Vectors, base: Vectors) -> tuple[Tensor, Tensor]:
