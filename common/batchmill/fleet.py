@@ -92,4 +92,5 @@ class WorkerInfo(Frozen):
     has_room: bool = False  # whether another model fits beside them
     load_s: float = 0.0  # how long loading the slowest of them took
     price_per_hour: float = 0.0  # of it, in the currency of the coordinators; 0: not known
+    leaves_at: float | None = None  # when its machine ends, as its cloud has announced; None: nothing is announced
     batches: list[BatchChoice] = []  # the operators it ran last, the latest first

@@ -178,6 +178,8 @@ class WorkerSettings(ServiceSettings):
     row_cache_mb: int = Field(default=1024, ge=0)  # MiB of the blob store for the row cache; 0: nothing is kept
     row_cache_rows: int = Field(default=500_000, ge=0)  # that the row cache may have
     drain_s: Annotated[float, Span(gt=0)] = 25.0
+    notices: Literal["off", "aws", "gcp", "azure"] = "off"  # whose metadata service says that this machine ends
+    notices_url: str = ""  # http://host:port of that service; "": where the cloud has it
     batch_timeout_s: Annotated[float, Span(gt=0)] = 600.0  # a batch that takes longer hangs: its process is ended
     storage_wait_s: Annotated[float, Span(ge=0)] = STORAGE_WAIT_S  # then storage that is full or away fails attempts
     setup_timeout_s: Annotated[float, Span(gt=0)] | None = None  # the same for setting an operator up; None: as a batch

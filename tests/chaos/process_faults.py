@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import subprocess
 import time
+from contextlib import ExitStack
 from typing import TYPE_CHECKING
 
 import psutil
 
 from chaos.faults import LEADER, WORKER, FaultSet, Struck
 from support.cluster import LEADER_LEASE_S, LEASE_S, resume
+from support.metadata_service import metadata_service
 
 if TYPE_CHECKING:
     from support.cluster import Running
@@ -48,6 +50,21 @@ class WorkerFaults(FaultSet):
         self._new_supervisor(slots)
         fault = Struck("drain_supervisor", WORKER, name, time.time())
         return self.repairs.after(12.0, fault, lambda: self._leave(name))
+
+    def _do_spot_notice(self) -> Struck:
+        """A spot machine joins, is told its end, and is gone then, whether it has drained or not."""
+        life_s, stack = self.chance.uniform(8.0, 16.0), ExitStack()
+        every_address = "" if self.cluster.networks else "127.0.0.1"
+        cloud = stack.enter_context(metadata_service(every_address))
+        running = self.cluster.start_supervisor(1, wait=False, metadata_port=cloud.port, DRAIN_S=1)
+        stack.callback(self._take_back, running)
+        fault = Struck("spot_notice", WORKER, running.name, time.time())
+        cloud.announce("aws", fault.at + life_s)
+        return self.repairs.after(life_s, fault, stack.close)
+
+    def _take_back(self, running: Running) -> None:
+        if self.cluster.supervisors.pop(running.name, None) is not None:
+            running.kill()
 
     def _slot(self) -> psutil.Process | None:
         slots = sorted(self.cluster.slots(), key=lambda process: process.pid)

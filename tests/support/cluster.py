@@ -199,9 +199,13 @@ class Cluster:
         wait: bool = True,
         devices: str = "cpu",
         operators: str | None = None,
+        metadata_port: int = 0,
         **settings: object,
     ) -> Running:
-        """Start a supervisor, under a name of its own. operators: instead of the cluster's."""
+        """Start a supervisor, under a name of its own. operators: instead of the cluster's.
+
+        metadata_port: of the stand-in for AWS' metadata service that it asks; 0: it asks none.
+        """
         self._started += 1
         name = f"worker-{self._started}"
         ready = self._ready(name)
@@ -217,6 +221,9 @@ class Cluster:
             str(ready),
         ]
         network = self._network(name)
+        if metadata_port:
+            host = network.gateway if network else "127.0.0.1"
+            settings |= {"NOTICES": "aws", "NOTICES_URL": f"http://{host}:{metadata_port}"}
         running = self.supervisors[name] = self._start(name, _batchmill(command), self._env(settings, network), network)
         if wait:
             self._until_ready(running)

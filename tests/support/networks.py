@@ -40,13 +40,14 @@ def networks_are_permitted() -> bool:
 class Network:
     """A network with one link. What runs in it reaches the server at a Unix socket as `redis_url`.
 
-    address: at which this machine reaches what runs in it.
+    address: at which this machine reaches what runs in it. gateway: at which it reaches this machine.
     """
 
     def __init__(self, server: Path) -> None:
         prefix = f"198.{18 + secrets.randbelow(2)}.{secrets.randbelow(256)}"  # reserved for measurements of networks
         host = 4 * secrets.randbelow(64)
         self.address, here, link = f"{prefix}.{host + 2}", f"{prefix}.{host + 1}", f"bm{secrets.token_hex(4)}"
+        self.gateway = here
         self.redis_url = f"redis://{here}:{PORT}/0"
         self._holder = subprocess.Popen(die_with_parent(["unshare", "--net", "sleep", "infinity"]))
         until(self._is_apart, "the start of a network")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import date
 
 import pytest
@@ -99,6 +100,20 @@ def test_machines_prices_and_loads_are_remembered_for_when_no_worker_is_there() 
     capped = ScaleTarget(300, max_cost_per_hour=9.0)
     scale, _ = decide(reading(left=1, expected=3_600_000_000), NOTHING, memory, capped, 2)
     assert (scale.workers_wanted, scale.machines_wanted) == (3, 2)
+
+
+def test_workers_that_leave_are_replaced_while_they_are_there() -> None:
+    leaving = worker("gpu0@b-2").model_copy(update={"leaves_at": 120.0})
+    before = reading(worker("gpu0@a-1"), leaving, left=1, expected=600_000_000)
+    alone, after = decide(replace(before, workers=before.workers[:1]), NOTHING, None, TARGET, 0)
+    scale, memory = decide(before, NOTHING, None, TARGET, 0)
+    assert (scale.workers_wanted, scale.workers, scale.drain_s) == (alone.workers_wanted + 1, 2, 600)
+    assert "1 more that soon leave" in scale.why
+    assert memory.ages(0) == after.ages(0)
+    most, _ = decide(before, NOTHING, None, ScaleTarget(300, max_machines=2), 0)
+    assert most.workers_wanted == 2
+    idle, _ = decide(reading(leaving, left=0), NOTHING, None, TARGET, 0)
+    assert idle.workers_wanted == 0
 
 
 def test_what_was_wanted_is_starting_at_the_next_decision() -> None:

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from batchmill.processes.children import ChildState
     from batchmill_worker.devices.base import Device, DeviceUsage, Inventory
 
-RECYCLED, REFUSED, DIED = "recycled", "refused", "died"
+RECYCLED, REFUSED, DIED, PREEMPTED = "recycled", "refused", "died", "preempted"
 
 
 class SlotUsage(NamedTuple):
@@ -44,7 +44,7 @@ class SlotEnds:
         self._pool = pool
         self._ends = catalogue.SLOT_ENDS.counter(registry)
         for name in names:
-            for cause in (RECYCLED, REFUSED, DIED):
+            for cause in (RECYCLED, REFUSED, DIED, PREEMPTED):
                 self._ends.labels(slot_label(name), pool, cause)
 
     def count(self, name: str, cause: str) -> None:

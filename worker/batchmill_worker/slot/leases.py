@@ -88,6 +88,7 @@ class Heartbeat:
         self._wake = threading.Event()
         self._models_changed = False
         self.batches: Callable[[], list[BatchChoice]] = list  # the batch sizes to announce
+        self.leaves_at: Callable[[], float | None] = lambda: None  # when the machine ends
         self.on_beat: Callable[[], None] = lambda: None  # what else is shared now and then; it never raises
         self._thread = GuardedThread("heartbeat", self._run)
 
@@ -171,7 +172,12 @@ class Heartbeat:
             running, worker = [ref.attempt_key for ref in self._held], self._worker
             changed, self._models_changed = self._models_changed, False
         worker = worker.model_copy(
-            update={"running": running, "batches": self.batches(), "seen_at": self._ledger.now_ms() / 1000}
+            update={
+                "running": running,
+                "batches": self.batches(),
+                "seen_at": self._ledger.now_ms() / 1000,
+                "leaves_at": self.leaves_at(),
+            }
         )
         self._ledger.fleet.announce(worker, self._operators, self._ttl_s, changed=changed)
 

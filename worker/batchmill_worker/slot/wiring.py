@@ -51,6 +51,7 @@ from batchmill_worker.slot.leases import Heartbeat
 from batchmill_worker.slot.loading import load_operators
 from batchmill_worker.slot.model_queues import ModelQueues
 from batchmill_worker.slot.pricing import hourly_price_nano
+from batchmill_worker.supervisor.slot_files import LeavingFile
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -101,7 +102,7 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     announced, meter, traffic = [definition.announcement() for definition in registry], DeviceTimeMeter(), LaneTraffic()
     heartbeat = Heartbeat(ledger, worker, announced, settings.lease_ttl_s, meter, board)
     controllers = _controllers(settings, ledger, worker, traffic)
-    heartbeat.batches = controllers.choices
+    heartbeat.batches, heartbeat.leaves_at = controllers.choices, LeavingFile(board_file.parent).read
     trends = TrendRecorder(ledger.trends, worker.device)
     heartbeat.on_beat = trends.save
     queues = ModelQueues(settings.pool, heartbeat)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import ProcessCollector
 
 from batchmill.telemetry.metrics import CONTENT_TYPE, exposition, new_registry
-from batchmill_worker.metering.machine import DIED, RECYCLED, REFUSED, MachineMetrics, SlotEnds
+from batchmill_worker.metering.machine import DIED, PREEMPTED, RECYCLED, REFUSED, MachineMetrics, SlotEnds
 from batchmill_worker.metering.slots import SlotMetricsCollector
 from batchmill_worker.supervisor.status_server import Reply
 
@@ -45,6 +45,11 @@ class WorkerMetrics:
         """Count the end of a slot's process. refused: it could not start."""
         self._slots.archive(end.pid)
         self._ends.count(end.name, REFUSED if refused else RECYCLED if end.was_recycled else DIED)
+
+    def preempted(self, names: Iterable[str]) -> None:
+        """Count the slots whose machine ends, when it is announced: afterwards nobody asks for the number."""
+        for name in names:
+            self._ends.count(name, PREEMPTED)
 
     def page(self) -> Reply:
         """Return all metrics in Prometheus' text format."""

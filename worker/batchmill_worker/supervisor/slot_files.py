@@ -18,6 +18,26 @@ DUMP_SIGNAL = signal.SIGUSR2
 """Has a slot process write the stack of each thread to its log, even while native code holds the interpreter's lock."""
 
 
+class LeavingFile:
+    """Tells the device processes of a supervisor when their machine ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / "leaves-at"
+
+    def write(self, at_s: float) -> None:
+        """Say it, in seconds since the epoch."""
+        whole = self._path.with_suffix(".new")
+        whole.write_text(repr(at_s))
+        whole.replace(self._path)
+
+    def read(self) -> float | None:
+        """Return what was said; None if nothing was."""
+        try:
+            return float(self._path.read_text())
+        except FileNotFoundError:
+            return None
+
+
 class SlotFiles:
     """The files of one slot, by its name."""
 

@@ -27,9 +27,11 @@ from batchmill_worker.runtime.slot_board import read_board
 from batchmill_worker.supervisor.health import Health, HeartbeatRegistry
 from batchmill_worker.supervisor.lease_keeper import LeaseKeeper
 from batchmill_worker.supervisor.metrics_page import WorkerMetrics
+from batchmill_worker.supervisor.notice_watch import NoticeWatch
+from batchmill_worker.supervisor.notices import open_notices
 from batchmill_worker.supervisor.recycling import MemoryLimits, Recycler
 from batchmill_worker.supervisor.slot_end import SlotEnd
-from batchmill_worker.supervisor.slot_files import DUMP_SIGNAL, SlotFiles
+from batchmill_worker.supervisor.slot_files import DUMP_SIGNAL, LeavingFile, SlotFiles
 from batchmill_worker.supervisor.slot_scaler import SlotScaler, has_memory_for_another, to_start, to_stop
 from batchmill_worker.supervisor.slot_watch import SlotWatch, Verdict
 from batchmill_worker.supervisor.status_server import Reply, StatusServer
@@ -75,6 +77,7 @@ class Supervisor:
         )
         self._slot_end = SlotEnd(self._ledger)
         self._scaler = self._make_scaler()
+        self._notices = self._make_notice_watch()
         self._is_complete = False
         self._watch_over_slots = SlotWatch(settings.batch_timeout_s)
         self._condemned: dict[int, Verdict] = {}  # by process
@@ -103,6 +106,8 @@ class Supervisor:
             self._keeper.start()
             if self._scaler is not None:
                 self._scaler.start()
+            if self._notices is not None:
+                self._notices.start()
             if server is not None:
                 server.start()
                 log.info("health and metrics are served at %s", server.url)
@@ -133,6 +138,7 @@ class Supervisor:
             self._watch_slots()
             self._measure()
             self._scale()
+            self._heed_notice()
         except Exception:  # whatever it is, the slots work on, and the next poll starts anew
             log.exception("the slots could not be looked after; this is tried again")
 
@@ -146,9 +152,34 @@ class Supervisor:
         limit = len(self._placements)
         return SlotScaler(self._ledger, self._settings.pool, f"@{ending}", len(self._present), limit)
 
+    def _make_notice_watch(self) -> NoticeWatch | None:
+        """Return what looks out for the end of the machine; None where it is not asked for."""
+        source = open_notices(self._settings.notices, self._settings.notices_url)
+        if source is None:
+            return None
+        return NoticeWatch(source, self._settings.drain_s + KILL_AFTER_DRAIN_S, self._on_notice)
+
+    def _on_notice(self, ends_at: float) -> None:
+        log.warning("this machine ends in %.0f s, says its cloud; it works on as long as it can", ends_at - time.time())
+        try:
+            LeavingFile(Path(self._shared.name)).write(ends_at)
+        except OSError as error:  # it drains all the same
+            log.warning("the service is not told that this machine ends: %s", error)
+        self._metrics.preempted(self._present)
+
+    @property
+    def _is_leaving(self) -> bool:
+        return self._notices is not None and self._notices.ends_at is not None
+
+    def _heed_notice(self) -> None:
+        """Drain, if the machine ends soon."""
+        if self._notices is not None and self._notices.should_drain(time.time()):
+            log.warning("draining: the machine is about to end")
+            self._processes.ask_to_stop()
+
     def _scale(self) -> None:
         """Start or end slots, if they follow what the pool needs. One is started at a time: it is measured first."""
-        if self._scaler is None or not self._is_complete:
+        if self._scaler is None or not self._is_complete or self._is_leaving:
             return
         wanted, names, grace_s = (
             self._scaler.wanted,
@@ -252,6 +283,8 @@ class Supervisor:
             server.stop()
         if self._scaler is not None:
             self._scaler.stop()
+        if self._notices is not None:
+            self._notices.stop()
         self._keeper.stop()
         self._shared.cleanup()
         self._inventory.close()

@@ -58,10 +58,12 @@ def decide(
     """
     demand, spent_s = _demand(reading, totals)
     memory = noted_work(before, spent_s, demand.work_s, now_s).model_copy(update={"start": start})
-    memory = _with_workers(noted_workers(memory, len(reading.workers), now_s), reading.workers)
+    staying = sum(worker.leaves_at is None for worker in reading.workers)
+    memory = _with_workers(noted_workers(memory, staying, now_s), reading.workers)
     demand = replace(demand, arriving=memory.arriving)
     supply = PoolSupply(
-        ready=len(reading.workers),
+        ready=staying,
+        leaving=len(reading.workers) - staying,
         starting=memory.ages(now_s),
         start_s=memory.usual_start_s,
         machine_workers=memory.machine_workers,
@@ -72,7 +74,7 @@ def decide(
     scale = PoolScale(
         pool=reading.pool,
         workers_wanted=wanted.workers,
-        workers=supply.ready,
+        workers=len(reading.workers),
         starting=len(supply.starting),
         machine_workers=supply.machine_workers,
         machines_wanted=math.ceil(wanted.workers / supply.machine_workers),
@@ -81,11 +83,15 @@ def decide(
         target_s=target.target_s,
         why=wanted.why,
     )
-    memory = noted_need(memory, wanted.workers, now_s)
-    return scale, memory.model_copy(update={"spent_s": spent_s, "days": _days(before, memory, spent_s, now_s)})
+    memory = noted_need(memory, max(wanted.workers - supply.leaving, 0), now_s)
+    return scale, memory.model_copy(
+        update={"spent_s": spent_s, "days": _days(before, memory, spent_s, now_s, len(reading.workers))}
+    )
 
 
-def _days(before: ScaleMemory | None, memory: ScaleMemory, spent_s: float, now_s: float) -> tuple[DayUsage, ...]:
+def _days(
+    before: ScaleMemory | None, memory: ScaleMemory, spent_s: float, now_s: float, present: int
+) -> tuple[DayUsage, ...]:
     """Add the time since the decision before to the sums of the day."""
     if before is None:
         return ()
@@ -93,7 +99,7 @@ def _days(before: ScaleMemory | None, memory: ScaleMemory, spent_s: float, now_s
         before.days,
         now_s,
         now_s - before.at_s,
-        present=memory.ready,
+        present=present,
         wanted=memory.needs[0][1],
         busy_s=spent_s - before.spent_s,
         price=memory.price_per_hour,

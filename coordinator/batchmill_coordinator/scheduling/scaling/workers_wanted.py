@@ -54,6 +54,7 @@ class PoolSupply:
     starting: for how long each of the workers that were wanted and are not there yet has been starting.
     start_s: how long a start takes, with the model. machine_workers: of one machine.
     price_per_hour: of a worker; 0: not known.
+    leaving: more that are there, whose machines are about to end; they are counted in nothing else.
     """
 
     ready: int
@@ -61,6 +62,7 @@ class PoolSupply:
     start_s: float = 150.0
     machine_workers: int = 1
     price_per_hour: float = 0.0
+    leaving: int = 0
 
     @property
     def total(self) -> int:
@@ -88,7 +90,14 @@ class Wanted:
 def workers_wanted(demand: PoolDemand, supply: PoolSupply, target: ScaleTarget) -> Wanted:
     """Return how many workers a pool needs now."""
     wanted = _for_deadlines(demand, supply, target, _for_work(demand, supply, target.target_s))
-    return _capped(wanted, supply, target)
+    return _capped(_with_replacements(wanted, supply), supply, target)
+
+
+def _with_replacements(wanted: Wanted, supply: PoolSupply) -> Wanted:
+    """Want those on top that are there and about to leave: who counts workers counts them as well."""
+    if not wanted.workers or not supply.leaving:
+        return wanted
+    return Wanted(wanted.workers + supply.leaving, f"{wanted.why}, and {supply.leaving} more that soon leave")
 
 
 def drain_s(demand: PoolDemand, ready: int) -> float | None:
