@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, InvalidSource, NotFound
 from batchmill.jobs.job import DEFAULT_TENANT
 from batchmill.jobs.streams.offsets import StreamOffsets
-from batchmill.jobs.streams.source import Folder
+from batchmill.jobs.streams.source import Folder, Kafka, Nats
 from batchmill.streams.opening import open_stream
 from batchmill.tokens import split_entry
 
@@ -72,6 +72,8 @@ class StreamAdmission:
                     hint="Move away the files that are not to be read.",
                     field="source.start",
                 )
+            return
+        if isinstance(source, Kafka | Nats):  # its server says who may read it, when it is opened
             return
         other, colon, _ = source.stream.partition(":")
         if tenant == DEFAULT_TENANT and colon and other in self._tenants:
