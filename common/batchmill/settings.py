@@ -35,6 +35,22 @@ ListOfText = Annotated[tuple[str, ...], NoDecode, BeforeValidator(split_list)]
 """A setting that is a list, and in the environment text with commas."""
 
 
+def split_pairs(value: object) -> object:
+    """A mapping from text like `a=3,b=1`; anything else as it is. Raises `ValueError` for an item without `=`."""
+    if not isinstance(value, str):
+        return value
+    pairs = [item.strip().partition("=") for item in value.split(",") if item.strip()]
+    if any(not name.strip() or not sign for name, sign, _ in pairs):
+        raise ValueError("items have the form TENANT=NUMBER and are separated by commas")
+    return {name.strip(): number.strip() for name, _, number in pairs}
+
+
+Weight = Annotated[float, Field(gt=0, le=1000)]
+Weights = Annotated[dict[str, Weight], NoDecode, BeforeValidator(split_pairs)]
+Limits = Annotated[dict[str, Annotated[int, Field(gt=0)]], NoDecode, BeforeValidator(split_pairs)]
+"""Settings that map tenants to numbers, and in the environment are text like `a=3,b=1`."""
+
+
 AUTO_SLOTS = "auto"
 """Text for a number of slots that follows the need of the pool, between one and what the device has cores for."""
 
@@ -130,6 +146,8 @@ class CoordinatorSettings(ServiceSettings):
     max_live_jobs: int = Field(default=10_000, gt=0)
     max_event_streams: int = Field(default=1000, gt=0)  # of one token, at a time, on each coordinator
     max_live_jobs_per_tenant: int = Field(default=5_000, gt=0)
+    tenant_weights: Weights = Field(default={})  # shares of a pool among tenants; 1 for those that are not named
+    tenant_max_shards: Limits = Field(default={})  # of a tenant, queued or running in a pool
     max_uploads_per_tenant: int = Field(default=200, gt=0)  # open at a time
     max_upload_bytes_per_tenant: int = Field(default=64 * 1024**3, gt=0)  # of them together
     upload_ttl_s: Annotated[float, Span(gt=0)] = 24 * 3600.0  # an upload that no job took is swept after this

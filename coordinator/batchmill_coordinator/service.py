@@ -74,6 +74,8 @@ from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 from batchmill_coordinator.scheduling.model_demand import ModelNames, starting
 from batchmill_coordinator.scheduling.scaling.targets import PoolTargets
 from batchmill_coordinator.scheduling.scaling.view import ScaleView
+from batchmill_coordinator.scheduling.tenant_loads import TenantLoads
+from batchmill_coordinator.scheduling.tenant_shares import TenantShares
 from batchmill_coordinator.status.insights import Insights
 from batchmill_coordinator.status.notices import Notices
 from batchmill_coordinator.status.readiness import ReadinessProbe
@@ -146,6 +148,8 @@ class Service:
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
         self.replays = Replays(self.ledger, self.workspace, self.dead_rows, inspector, self._webhooks, settings)
         self._publisher = MessagePublisher(settings)
+        self._shares = TenantShares(settings.tenant_weights, settings.tenant_max_shards)
+        self._tenant_loads = TenantLoads(self.ledger, self._shares, self.clock)
         self._roles = [RoleThread(role, self.leadership) for role in self._make_roles(resumption)]
         self.hub = EventHub(self.ledger, self._notify)
 
@@ -250,7 +254,7 @@ class Service:
             status_of(
                 record,
                 now_s,
-                why_blocked(record, pools, self.settings.currency),
+                why_blocked(record, pools, self.settings.currency) or self._tenant_loads.why_waits(record),
                 counts.get(record.id),
                 loading=self._models.loading(record, pools) if pools else None,
                 currency=self.settings.currency,
@@ -286,7 +290,7 @@ class Service:
         )
         return [
             Planner(ledger, fleet, self._open_source, resumption, settings, lambda: self._notify(STREAMED)),
-            Dispatcher(ledger, fleet, self._publisher, counts),
+            Dispatcher(ledger, fleet, self._publisher, counts, self._shares),
             Recoverer(ledger, fleet, self._publisher, settler, settings.lease_ttl_s, counts),
             Finisher(ledger, outputs, clocks, counts),
             BufferKeeper(ledger, freed),

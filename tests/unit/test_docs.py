@@ -143,6 +143,8 @@ def _shown(default: object) -> str:
             return ""
         case tuple():
             return ",".join(default)
+        case dict():
+            return ",".join(f"{name}={value}" for name, value in default.items())
     return str(default)
 
 

@@ -309,17 +309,18 @@ class Admission:
             operator_versions=tuple(operator.version for operator in order.operators),
             tenant=tenant,
             plan=self._plan(job_id, found, order) if found.inline and earlier is None else None,
-            place=self._first_place(found.spec.first, order.operators[0]),
+            place=self._first_place(found.spec.first, order.operators[0], tenant),
         )
         return accept(self._ledger, submission, undo, self._settings, self._webhooks)
 
-    def _first_place(self, stage: StageSpec, operator: OperatorInfo) -> FirstPlace | None:
+    def _first_place(self, stage: StageSpec, operator: OperatorInfo, tenant: str) -> FirstPlace | None:
         """Return the queue of the workers that have the model of a stage; None if there are none.
 
-        With fewer shards in flight in the pool than these workers have slots, one of them is free.
+        With fewer shards in flight in the pool than these workers have slots, one of them is free. What a tenant with a
+        limit has in flight is counted by the dispatcher alone.
         """
         pool = self._fleet.pools().get(stage.pool, EMPTY)
-        if stage.operator not in pool.operators:
+        if stage.operator not in pool.operators or tenant in self._settings.tenant_max_shards:
             return None
         model = model_key(operator, stage.params)
         slots = pool.slots_with(model)

@@ -5,8 +5,8 @@
    only (`lookahead`). However many jobs wait, it reads no more; and of those that wait for their first turn, each only
    once in a while (`_Untouched`).
 2. Tenants and their jobs take turns by priority, deadline and what they have in flight (`fairness.next_job`), one shard
-   a turn. Of a job the latest stage goes first, and one whose results wait for the next stage makes no more than its
-   buffer holds (`buffer_credit`).
+   a turn, as far as the weights and limits of tenants allow (`tenant_shares`). Of a job the latest stage goes first,
+   and one whose results wait for the next stage makes no more than its buffer holds (`buffer_credit`).
 3. `placement.ShardPlacement` says which queue the shard goes to, or defers it; then its model's other shards are
    deferred in this step too.
    A stage that is indexed as ready and has nothing to queue gets its entries anew: its retries were due by a clock that
@@ -32,6 +32,7 @@ from batchmill_coordinator.scheduling.lookahead import Room
 from batchmill_coordinator.scheduling.model_demand import ModelNames, demands_of
 from batchmill_coordinator.scheduling.pace import ModelPaces
 from batchmill_coordinator.scheduling.placement import ShardPlacement, Target, queue_for
+from batchmill_coordinator.scheduling.tenant_shares import UNKNOWN_SHARD_S, TenantShares, VirtualTimes
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
 
 log = logging.getLogger(__name__)
 
+NO_SHARES = TenantShares()
+MAX_POOLS = 1024  # whose tenants' virtual times are kept
 MAX_CANDIDATES = 64  # stages of a pool that a step considers
 MAX_SEEN = 1024
 MAX_AGE_MS = 1000
@@ -55,17 +58,26 @@ MAX_AGE_MS = 1000
 class _Turns:
     """What each tenant has in a pool, counted on while a step queues shards."""
 
-    def __init__(self, stages: Iterable[JobStage], now_s: float) -> None:
+    def __init__(self, stages: Iterable[JobStage], now_s: float, shares: TenantShares, times: VirtualTimes) -> None:
         self.now_s = now_s
+        self._shares = shares
+        self._times = times
         self.load: dict[str, TenantLoad] = {}
         for one in stages:
             known, queued_ms = self.load.get(one.job.tenant, IDLE), one.stage.last_queued_at
             queued_s = max(filter(None, [known.last_queued_s, queued_ms and queued_ms / 1000]), default=None)
-            self.load[one.job.tenant] = TenantLoad(known.in_flight + one.stage.shards_in_flight, queued_s)
+            in_flight, turn_at = known.in_flight + one.stage.shards_in_flight, times.start_of(one.job.tenant)
+            self.load[one.job.tenant] = TenantLoad(in_flight, queued_s, turn_at)
+
+    def has_place(self, tenant: str) -> bool:
+        """Return whether the tenant may have one more shard in flight."""
+        return self._shares.has_place(tenant, self.load[tenant].in_flight)
 
     def take(self, chosen: Candidate) -> None:
         """Count a shard that is queued now."""
-        self.load[chosen.tenant] = self.load[chosen.tenant].after_its_turn(self.now_s)
+        self._times.take(chosen.tenant, chosen.shard_s)
+        turn_at = self._times.start_of(chosen.tenant)
+        self.load[chosen.tenant] = self.load[chosen.tenant].after_its_turn(self.now_s, turn_at)
 
 
 class _Untouched:
@@ -103,7 +115,14 @@ class Dispatcher:
     )
     period_s = 0.5
 
-    def __init__(self, ledger: Ledger, fleet: FleetView, publisher: MessagePublisher, metrics: RoleMetrics) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        fleet: FleetView,
+        publisher: MessagePublisher,
+        metrics: RoleMetrics,
+        shares: TenantShares = NO_SHARES,
+    ) -> None:
         self._ledger = ledger
         self._fleet = fleet
         self._publisher = publisher
@@ -111,6 +130,8 @@ class Dispatcher:
         self._names = ModelNames(fleet)
         self._paces = ModelPaces()
         self._seen = _Untouched()
+        self._shares = shares
+        self._times: Lru[str, VirtualTimes] = Lru(MAX_POOLS)
         self._guard = JobGuard(ledger, "its shards could not be queued")
 
     def step(self, epoch: int) -> None:
@@ -155,7 +176,16 @@ class Dispatcher:
         epoch: int,
     ) -> None:
         """Queue shards of those of the stages that are ready; the others are those in flight."""
-        able = [one for one in stages if one.key in ready and self._is_able(one, pool) and room.has_place_for(one)]
+        times = self._times.get_or_make(name, lambda: VirtualTimes(self._shares))
+        turns = _Turns(stages, now_ms / 1000, self._shares, times)
+        able = [
+            one
+            for one in stages
+            if one.key in ready
+            and self._is_able(one, pool)
+            and room.has_place_for(one)
+            and turns.has_place(one.job.tenant)
+        ]
         if not able:
             return
         shards = self._ledger.shards
@@ -166,7 +196,6 @@ class Dispatcher:
         models = self._names.of(stages)
         due = {one.key for one in able if waiting[one.key]}
         demands = demands_of(stages, due, models, self._paces, now_ms / 1000)
-        turns = _Turns(stages, now_ms / 1000)
         for one, shard_id, target in self._choose(
             able, waiting, models, ShardPlacement(pool.members, demands), room, turns
         ):
@@ -197,7 +226,11 @@ class Dispatcher:
         candidates = {one.key: _candidate(one) for one in stages if waiting[one.key]}
         queued = dict.fromkeys((models[key] for key in candidates), 0)
         deferred = set()
-        while candidates := {key: one for key, one in candidates.items() if room.has_place_for(by_key[key])}:
+        while candidates := {
+            key: one
+            for key, one in candidates.items()
+            if room.has_place_for(by_key[key]) and turns.has_place(one.tenant)
+        }:
             chosen = next_job(latest_stages(candidates.values()), now_s, turns.load)
             key = chosen.key
             model = models[key]
@@ -230,6 +263,7 @@ def _candidate(one: JobStage) -> Candidate:
         in_flight=one.stage.shards_in_flight,
         deadline_at_s=one.job.spec.deadline_at,
         tenant=one.job.tenant,
+        shard_s=one.busy_us / 1e6 / one.stage.shards_done if one.stage.shards_done else UNKNOWN_SHARD_S,
     )
 
 
