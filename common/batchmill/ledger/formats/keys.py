@@ -157,6 +157,14 @@ class Keys:
         """Sorted set: the names of these histories, scored by when they were written last (ms)."""
         return f"{self.prefix}trends:used"
 
+    def trials(self) -> str:
+        """Hash: operator, version, parameters and device type to the trials of its settings, see `trial.lua`."""
+        return f"{self.prefix}trials"
+
+    def trials_used(self) -> str:
+        """Sorted set: the names of these journals, scored by when they were written last (ms)."""
+        return f"{self.prefix}trials:used"
+
     def cache_index(self) -> str:
         """Hash: digest of a row to where its results are in the row cache."""
         return f"{self.prefix}cache:index"

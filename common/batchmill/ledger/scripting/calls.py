@@ -2585,6 +2585,35 @@ def trend(
     return int(reply)
 
 
+def trial(
+    store: Store,
+    *,
+    name: str,
+    trial_id: str,
+    trial: str,
+    max_trials: int,
+    max_names: int,
+) -> int:
+    """Keep a trial of a setting in the journal of an operator, in place of the one of that id."""
+    keys = store.keys
+    reply = store.run(
+        "trial",
+        [
+            keys.trials(),
+            keys.trials_used(),
+        ],
+        [
+            store.now_ms,
+            name,
+            trial_id,
+            trial,
+            max_trials,
+            max_names,
+        ],
+    )
+    return int(reply)
+
+
 class PushedEntry(NamedTuple):
     """An item of the list that `trim_pushed.lua` takes."""
 
