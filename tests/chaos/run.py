@@ -2,7 +2,8 @@
 
 1. A Valkey that keeps its data, two coordinators and two supervisors with three slots start, with short leases; where
    this machine permits it, with networks, disks and a clock of their own.
-2. Users keep four jobs alive, with flaky, poisonous and killer rows, and pause and cancel some.
+2. Users keep four jobs alive, with flaky, poisonous and killer rows, and pause and cancel some; others send rows to a
+   stream that two more jobs read.
 3. Faults strike, one after another, in the order that the seed gives, until the time is over.
 4. Everything is repaired; all jobs must end.
 5. Every row, counter, output and leftover is compared with what it must be.
@@ -37,6 +38,7 @@ from chaos.message_faults import MessageFaults
 from chaos.process_faults import LeaderFaults, PartitionFaults, WorkerFaults
 from chaos.pulse import Pulse, spread
 from chaos.store_faults import ClockFaults, StoreFaults
+from chaos.stream_users import StreamUsers
 from chaos.verdict import Verdict, judge_deletion, judge_ledger
 from chaos.workload import Users
 from support.cluster import Cluster
@@ -67,18 +69,27 @@ def chaos(seed: int, seconds: float, folder: Path) -> dict[str, Any]:
         users, pulse, repairs = Users(cluster, folder, seed), Pulse(cluster), Repairs()
         chance = random.Random(seed)
         faults = Faults(cluster, chance, repairs, means.fault_sets(cluster, chance, repairs, users))
+        streams = StreamUsers(cluster, users.losses)
         pulse.start()
         users.start()
+        streams.start()
         skipped = _strike(faults, random.Random(f"{seed}/gaps"), seconds)
         faults.repair(all_of_it=True)
         faults.keep()
         users.stop()
+        streams.stop()
         began = time.monotonic()
         left = users.settle(SETTLE_S)
+        have_ended = streams.settle(SETTLE_S)
         settled_s = time.monotonic() - began
         pulse.stop()
-        verdict = _judge(users, left, cluster, {fault.kind for fault in faults.struck})
-        verdict.broken += users.complaints + repairs.complaints
+        verdict = Verdict()
+        if have_ended:
+            streams.judge(verdict)
+        else:
+            verdict.broken.append("the jobs over streams have not ended")
+        _judge(verdict, users, left, cluster, {fault.kind for fault in faults.struck}, streams.job_ids)
+        verdict.broken += users.complaints + streams.complaints + repairs.complaints
     found = {"seed": seed, "seconds": seconds, "settled_s": round(settled_s, 1), "holds": verdict.holds}
     counts = _counts(verdict, users, folder / "journal")
     return found | counts | {"means_that_are_missing": means.missing()} | _story(faults, pulse, skipped)
@@ -143,8 +154,9 @@ def _strike(faults: Faults, gaps: random.Random, seconds: float) -> dict[str, in
     return dict(skipped)
 
 
-def _judge(users: Users, left: list[Any], cluster: Cluster, struck: set[str]) -> Verdict:
-    verdict = Verdict()
+def _judge(
+    verdict: Verdict, users: Users, left: list[Any], cluster: Cluster, struck: set[str], stream_jobs: list[str]
+) -> None:
     if not left:
         judge_damage(verdict, users, cluster)
     for job in left:
@@ -155,10 +167,9 @@ def _judge(users: Users, left: list[Any], cluster: Cluster, struck: set[str]) ->
     if not left:
         with cluster.redis() as client:
             judge_ledger(verdict, users.jobs, client)
-        judge_deletion(verdict, users.jobs, cluster, users.unknown)
+        judge_deletion(verdict, users.jobs, cluster, users.unknown, stream_jobs)
         was_rolled_back = "stale_failover" in struck
         judge_row_cache(verdict, cluster, is_held="step_clock" in struck, was_rolled_back=was_rolled_back)
-    return verdict
 
 
 def _counts(verdict: Verdict, users: Users, journal: Path) -> dict[str, Any]:

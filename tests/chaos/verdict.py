@@ -129,12 +129,14 @@ def judge_ledger(verdict: Verdict, jobs: list[Submitted], client: Any) -> None:
     _judge_costs(verdict, client)
 
 
-def judge_deletion(verdict: Verdict, jobs: list[Submitted], cluster: Cluster, unknown: set[str]) -> None:
+def judge_deletion(
+    verdict: Verdict, jobs: list[Submitted], cluster: Cluster, unknown: set[str], others: list[str]
+) -> None:
     """Delete all jobs, and see that nothing of them is left in the ledger or the blob store.
 
-    unknown: jobs that the ledger has lost, whose blobs are kept for a day.
+    unknown: jobs that the ledger has lost, whose blobs are kept for a day. others: more jobs.
     """
-    names = [name for job in jobs for name in (*job.replay_ids, job.id)]
+    names = [*(name for job in jobs for name in (*job.replay_ids, job.id)), *others]
     for name in names:
         try:
             cluster.ask(lambda client: client.job(name).delete())  # noqa: B023  # called at once

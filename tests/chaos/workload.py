@@ -95,7 +95,7 @@ class Users:
     complaints: list[str] = field(default_factory=list)  # calls that failed in a way they must not
     unknown: set[str] = field(default_factory=set)  # jobs and replays that a ledger which was rolled back has not
     damaged: dict[str, Path] = field(default_factory=dict)  # a file with results of a job, in which a bit has changed
-    _losses: list[Loss] = field(default_factory=list)
+    losses: list[Loss] = field(default_factory=list)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -114,7 +114,7 @@ class Users:
     def losing_changes(self) -> Iterator[None]:
         """Expect that what is changed meanwhile is lost in the end, and repeat it then."""
         loss = Loss(time.monotonic())
-        self._losses.append(loss)
+        self.losses.append(loss)
         yield
         loss.until = time.monotonic()
 
@@ -158,7 +158,7 @@ class Users:
 
     def _look_again(self) -> None:
         """Repeat what a rolled-back ledger may have lost, as users do whose orders had been taken."""
-        for loss in self._losses:
+        for loss in self.losses:
             if loss.until != math.inf and not loss.is_repeated:
                 loss.is_repeated = True
                 for job in self.jobs:
@@ -168,7 +168,7 @@ class Users:
 
     def _may_be_lost(self, job: Submitted) -> bool:
         """Whether the ledger may have lost the job, or what was done to it."""
-        return any(loss.since <= max(job.at, job.changed_at) and job.at <= loss.until for loss in self._losses)
+        return any(loss.since <= max(job.at, job.changed_at) and job.at <= loss.until for loss in self.losses)
 
     def _submit(self) -> None:
         plan = make_plan(self.seed, len(self.jobs))

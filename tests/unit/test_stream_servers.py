@@ -54,7 +54,7 @@ def test_a_server_has_its_machines_and_reads_its_password_from_a_file(servers: N
         ("10.0.0.1:9092", ServerKind.KAFKA, "shared", "search", "no kafka server"),
     ],
 )
-def test_a_tenant_reads_from_no_other_server_and_no_other_stream(  # noqa: PLR0913, RUF100  # a row of the table
+def test_a_tenant_reads_from_no_other_server_and_no_other_stream(
     servers: NamedStreamServers, name: str, kind: ServerKind, stream: str, tenant: str, message: str
 ) -> None:
     with pytest.raises(InvalidSource, match=message):
