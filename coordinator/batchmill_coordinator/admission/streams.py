@@ -105,11 +105,12 @@ class StreamAdmission:
 def _check(spec: JobSpec, source: AnyStream) -> None:
     if source.tenant is not None or source.offsets:
         raise InvalidRequest("source.tenant and source.offsets are set by the service.", field="source")
-    if spec.sink is not None:
+    if spec.sink is not None and spec.sink.mode != "upsert":
         raise InvalidRequest(
-            "a job over a stream cannot have a sink, which is published at the end of a job: it has none.",
-            hint="Give it an output, or read its results with `results(follow=True)`.",
-            field="sink",
+            f"sink.mode: a job over a stream has no end at which its rows could take the place of all others, as "
+            f"{spec.sink.mode!r} means.",
+            hint="Use mode 'upsert', with `id`, the column that says which document a row is from.",
+            field="sink.mode",
         )
     if spec.output is not None and spec.output.is_file:
         raise InvalidOutput(
