@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import lance
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
-from batchmill.errors import JobFailed
+from batchmill.errors import InvalidParams, InvalidRows
 from support.waiting import GRACE_S
 
 if TYPE_CHECKING:
@@ -52,6 +54,38 @@ def test_rows_find_their_nearest_in_the_results_of_another_job(
     assert pairs == [(row["id"], other) for row, others in zip(good, expected, strict=True) for other in others]
 
 
-def test_a_base_that_is_not_there_ends_the_job_with_its_name(client: batchmill.Client, tmp_path: Path) -> None:
-    with pytest.raises(JobFailed, match="nowhere"):
-        client.submit("knn", rows_of(2, 1), params={"base": str(tmp_path / "nowhere")}).wait(GRACE_S)
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"base": "nowhere"}, "nowhere"),
+        ({"base": "nowhere.lance"}, "no Lance table .*nowhere.lance"),
+        ({"columns": ["id", "idd"]}, "'columns' names the column 'idd', which .*base.lance does not have"),
+        ({"base_vector": "vectors"}, "'base_vector' names the column 'vectors'"),
+        ({"vector": "n"}, "'vector' names the column 'n'"),
+        ({"key": "doc"}, "'key' names the column 'doc'"),
+        ({"version": 7}, "no version 7 of Lance table"),
+    ],
+)
+def test_what_parameters_name_is_looked_up_when_a_job_is_submitted(
+    client: batchmill.Client, tmp_path: Path, changes: dict[str, Any], message: str
+) -> None:
+    lance.write_dataset(pa.Table.from_pylist(rows_of(3, 1)), str(tmp_path / "base.lance"))
+    params = {"base": "base.lance", "key": "id"} | changes
+    params["base"] = str(tmp_path / params["base"])
+    with pytest.raises(InvalidParams, match=message):
+        client.submit("knn", [{**row, "n": 1} for row in rows_of(2, 1)], params=params)
+
+
+def test_a_key_that_the_rows_lack_is_refused_at_once_with_the_parameter(
+    client: batchmill.Client, tmp_path: Path
+) -> None:
+    pq.write_table(pa.Table.from_pylist(rows_of(3, 1)), tmp_path / "base.parquet")
+    rows = [{"embedding": row["embedding"]} for row in rows_of(2, 1)]
+    with pytest.raises(InvalidRows, match="requires the column 'id'"):
+        client.submit("knn", rows, params={"base": str(tmp_path / "base.parquet"), "key": "id"})
+
+
+def test_columns_in_braces_of_a_prompt_are_looked_up_when_a_job_is_submitted(client: batchmill.Client) -> None:
+    for params in ({"prompt": "Summarise: {body}"}, {"prompt": "{text}", "system": "{body}"}, {"messages": "body"}):
+        with pytest.raises(InvalidRows, match="'chat' requires the column 'body'"):
+            client.submit("chat", [{"text": "a"}], params={"model": "package:none", **params})

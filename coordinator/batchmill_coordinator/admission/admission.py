@@ -35,6 +35,7 @@ from batchmill_coordinator.admission.param_checks import check_cache, check_para
 from batchmill_coordinator.admission.request_checks import digest_of, refuse_reserved, require_one_input
 from batchmill_coordinator.admission.sinks import SinkAdmission
 from batchmill_coordinator.admission.streams import StreamAdmission
+from batchmill_coordinator.admission.tables import with_pinned_tables
 from batchmill_coordinator.admission.uploads import Uploads
 from batchmill_coordinator.fleet.pools import EMPTY
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits
@@ -209,7 +210,7 @@ class Admission:
     def _checked_input(
         self, request: JobRequest, operators: Sequence[OperatorInfo], job_id: str, undo: ExitStack, tenant: str
     ) -> _Input:
-        spec = with_gathering(request.spec(), operators)
+        spec = with_pinned_tables(with_gathering(request.spec(), operators), operators, self._inspector)
         found = self._find_input(request, spec, job_id, undo, tenant)
         schema = found.source.columns if isinstance(found.source, StageSource) else found.source.schema
         self._limits.check_columns(schema)

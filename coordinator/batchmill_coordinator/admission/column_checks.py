@@ -12,6 +12,7 @@ from batchmill.errors import InvalidRequest, InvalidRows, closest, did_you_mean
 from batchmill.jobs.files import ResultsSource
 from batchmill.jobs.sink import RESERVED_OPERATORS, STORE_OPERATOR
 from batchmill.jobs.stages import FIRST_STAGE, carried_through
+from batchmill.operators.named_params import columns_named
 from batchmill.sinks import part_format
 
 if TYPE_CHECKING:
@@ -35,6 +36,14 @@ def _named(columns: list[str], operator: OperatorInfo, params: dict[str, Any]) -
     return [(column.format_map(values), _parameter(column)) for column in columns]
 
 
+def _read(operator: OperatorInfo, stage: StageSpec) -> list[tuple[str, str | None]]:
+    """Return the columns that a stage reads: those that rows must have a value in, and others that parameters name."""
+    return [
+        *_named(operator.columns, operator, stage.params),
+        *columns_named(operator.params_schema, stage.params),
+    ]
+
+
 def _parameter(column: str) -> str | None:
     return column[1:-1] if column.startswith("{") and column.endswith("}") else None
 
@@ -44,7 +53,7 @@ def check_columns(operator: OperatorInfo, stage: StageSpec, schema: pa.Schema) -
     if not schema.names:
         return
     _check_names(schema)
-    for column, parameter in _named(operator.columns, operator, stage.params):
+    for column, parameter in _read(operator, stage):
         if column not in schema.names:
             raise InvalidRows(
                 f"operator {operator.name!r} requires the column {column!r}, which row 0 and all others lack; "
@@ -162,7 +171,7 @@ def check_chain(spec: JobSpec, operators: Sequence[OperatorInfo], schema: pa.Sch
 
 
 def _check_stage(stage: StageSpec, operator: OperatorInfo, names: list[str]) -> None:
-    for column, parameter in _named(operator.columns, operator, stage.params):
+    for column, parameter in _read(operator, stage):
         if column not in names:
             raise InvalidRows(
                 f"stage {stage.title!r}: operator {operator.name!r} requires the column {column!r}; "

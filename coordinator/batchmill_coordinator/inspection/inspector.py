@@ -11,6 +11,7 @@ from batchmill.jobs.shard import Slice
 from batchmill.processes.inspectors import InspectionFailed
 from batchmill.sources import End, InputSplit, NextSplit, NotYet, RowCount, Source, SourceDescription, Splitter
 from batchmill.sources.base import BadRow, RowsRead
+from batchmill.sources.describing.compared_table import TableFacts
 from batchmill.workspace import table_from_stream
 from batchmill_coordinator.inspection.batch_lines import LineFault, ReadLines
 from batchmill_coordinator.inspection.tasks import Task
@@ -59,6 +60,11 @@ class Inspector:
         with _blaming(f"upload {source.upload!r}"):
             answer = self._pool.call(Task.DESCRIBE_UPLOAD, {"upload": source.upload, "parts": source.parts})
         return SourceDescription.from_json(answer.data)
+
+    def look_up_table(self, base: str, version: int | None) -> TableFacts:
+        """Look a table up as `facts_of` does."""
+        with _blaming(base):
+            return TableFacts(**self._pool.call(Task.LOOK_UP_TABLE, {"base": base, "version": version}).value)
 
     def check_part(self, path: str, number: int) -> None:
         """Check an uploaded Arrow IPC file. Raises `InvalidRows` or `PayloadTooLarge`."""

@@ -15,6 +15,7 @@ from batchmill.jobs.shard import Slice
 from batchmill.processes.messages import Message
 from batchmill.sources import SourceDescription, describe, describe_upload
 from batchmill.sources.base import End, InputSplit, NotYet
+from batchmill.sources.describing.compared_table import facts_of
 from batchmill.storage.served_models import ServedModel
 from batchmill.workspace import Workspace, stream_from_table
 from batchmill_coordinator.endpoints.known import endpoint_of
@@ -35,6 +36,7 @@ class Task(StrEnum):
 
     DESCRIBE = "describe"
     DESCRIBE_UPLOAD = "describe_upload"
+    LOOK_UP_TABLE = "look_up_table"
     CHECK_PART = "check_part"
     READ_ROWS = "read_rows"
     SPLIT = "split"
@@ -67,6 +69,9 @@ class Tasks:
                 return Message({}, describe(source, self._workspace.locations).to_json())
             case Task.DESCRIBE_UPLOAD:
                 return Message({}, describe_upload(self._workspace.blobs, value["upload"], value["parts"]).to_json())
+            case Task.LOOK_UP_TABLE:
+                facts = facts_of(value["base"], value["version"], self._workspace.locations)
+                return Message(facts._asdict())
             case Task.CHECK_PART:
                 self._check_part(value["path"], value["number"])
                 return Message({})

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from batchmill.operators.named_params import COLUMN_FORMAT, TEMPLATE_FORMAT
 from batchmill_worker.generation.base import OnLong as OnLongName
 from batchmill_worker.generation.logprobs import MAX_LOGPROBS
 from batchmill_worker.generation.selection import EngineName
@@ -19,7 +20,14 @@ Model = Annotated[
         "absolute path of one, a hub id, or the name of a model at the endpoint.",
     ),
 ]
-Prompt = Annotated[str, Field(min_length=1, description="The prompt, with columns in braces: Summarise: {body}")]
+Prompt = Annotated[
+    str,
+    Field(
+        min_length=1,
+        json_schema_extra={"format": TEMPLATE_FORMAT},
+        description="The prompt, with columns in braces: Summarise: {body}",
+    ),
+]
 MaxTokens = Annotated[int, Field(ge=1, le=1_000_000, description="The longest answer in tokens.")]
 Temperature = Annotated[float, Field(ge=0, le=2, description="0: always the likeliest token; higher: more variety.")]
 TopP = Annotated[float, Field(gt=0, le=1, description="Only the likeliest tokens with this probability in sum.")]
@@ -58,6 +66,7 @@ Options = Annotated[
     str | None,
     Field(
         min_length=1,
+        json_schema_extra={"format": COLUMN_FORMAT},
         description="The input column with a row's own max_tokens, temperature, top_p, seed, stop and schema: an "
         "object or JSON text of one.",
     ),

@@ -9,6 +9,7 @@ from pydantic import Field
 
 from batchmill.errors import InvalidParams
 from batchmill.operators.contract import OperatorKind
+from batchmill.operators.named_params import COLUMN_FORMAT, TEMPLATE_FORMAT
 from batchmill.operators.registration import operator
 from batchmill_worker.generation import params
 from batchmill_worker.generation.base import Draft
@@ -17,15 +18,26 @@ from batchmill_worker.generation.language_model import LOGPROBS, MADE, PARTS, La
 from batchmill_worker.generation.selection import EngineRequest
 
 System = Annotated[
-    str | None, Field(min_length=1, description="The system message, with columns in braces; by default the model's.")
+    str | None,
+    Field(
+        min_length=1,
+        json_schema_extra={"format": TEMPLATE_FORMAT},
+        description="The system message, with columns in braces; by default the model's.",
+    ),
 ]
 Question = Annotated[
-    str | None, Field(min_length=1, description="The user's message, with columns in braces: Summarise: {body}")
+    str | None,
+    Field(
+        min_length=1,
+        json_schema_extra={"format": TEMPLATE_FORMAT},
+        description="The user's message, with columns in braces: Summarise: {body}",
+    ),
 ]
 Messages = Annotated[
     str | None,
     Field(
         min_length=1,
+        json_schema_extra={"format": COLUMN_FORMAT},
         description="The input column with the messages of a chat, a list of {role, content} or JSON text of one; "
         "instead of prompt and system.",
     ),

@@ -12,6 +12,7 @@ from pydantic import Field
 
 from batchmill.errors import InvalidParams
 from batchmill.operators.contract import Expansion, PartialResult, RowError
+from batchmill.operators.named_params import COLUMN_FORMAT, table_schema
 from batchmill.operators.registration import operator
 from batchmill_worker.models.setup_context import current
 from batchmill_worker.vectors.matrices import Matrix, matrix_of
@@ -30,6 +31,7 @@ Base = Annotated[
     Field(
         min_length=1,
         max_length=4096,
+        json_schema_extra=table_schema(version="version", columns=["base_vector|vector", "columns", "key"]),
         description="The rows to compare with: a table of Lance, Delta Lake or Iceberg, or Parquet or Arrow files: a "
         "file, a folder such as the output of a job, or a glob.",
     ),
@@ -47,11 +49,15 @@ Key = Annotated[
     str | None,
     Field(
         min_length=1,
+        json_schema_extra={"format": COLUMN_FORMAT},
         description="A column of both: the row of the base with the row's own value is not found. For a table that is "
         "compared with itself.",
     ),
 ]
-Version = Annotated[int | None, Field(ge=1, description="The version of the table; by default the newest one.")]
+Version = Annotated[
+    int | None,
+    Field(ge=0, description="The version of the table; by default the newest one when the job is submitted."),
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -184,7 +190,7 @@ class Knn(_NearestRows):
     The new column `neighbors` is a list of structs, the nearest first: `distance` and the columns of the base. All rows
     of the base are compared, block by block, and distances are exact to float32. Of equally near rows the first of the
     base are taken. Rows of the base without a vector, or with one that has no direction, are never found. The base must
-    not change while a job runs; a `version` of a table does not.
+    not change while a job runs, unless it is a table: all shards read the version that was there at its submission.
     """
 
     def finish(self, outputs: _Scored) -> PartialResult:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
-from batchmill.errors import InvalidParams, InvalidSource, MissingExtra, did_you_mean
+from batchmill.errors import InvalidParams, did_you_mean
 from batchmill.jobs.files import FileSource
-from batchmill.jobs.sink import LANCE_ENDING
 from batchmill.sources import describe, open_source
-from batchmill.storage.anchors import real_path
+from batchmill.sources.describing.compared_table import describe_files, is_lance, open_lance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,7 +17,6 @@ if TYPE_CHECKING:
     from batchmill_worker.models.setup_context import SetupContext
 
 BLOCK_BYTES = 64 * 1024 * 1024
-FORMATS = ("parquet", "arrow")
 
 
 class Table(Protocol):
@@ -40,12 +38,7 @@ def open_table(base: str, version: int | None, context: SetupContext) -> Table:
 
     version: None: the newest one. Raises `InvalidParams` for what is no table, and paths outside the roots.
     """
-    if base.rstrip("/").endswith(LANCE_ENDING):
-        return _LanceTable(base, version, context)
-    try:
-        return _Files(base, version, context)
-    except InvalidSource as error:
-        raise InvalidParams(f"the base cannot be read: {error.message}", hint=error.hint, **error.details) from error
+    return _LanceTable(base, version, context) if is_lance(base) else _Files(base, version, context)
 
 
 def require_column(name: str, table: Table, base: str) -> None:
@@ -61,12 +54,8 @@ def require_column(name: str, table: Table, base: str) -> None:
 
 class _LanceTable:
     def __init__(self, base: str, version: int | None, context: SetupContext) -> None:
-        location = context.locations.resolve(base, error=InvalidParams)
-        if not location.is_local:
-            raise InvalidParams(f"the base {base} is in an object store; a Lance table must be in a folder.", path=base)
-        self._path = real_path(location.path)
         self._is_fixed = version is not None
-        self._table = self._opened(base, version)
+        self._table = open_lance(base, version, context.locations)
         self.schema = self._table.schema
 
     def is_current(self) -> bool:
@@ -80,19 +69,6 @@ class _LanceTable:
         for batch in self._table.to_batches(columns=list(columns), batch_size=rows, scan_in_order=True):
             yield pa.Table.from_batches([batch])
 
-    def _opened(self, base: str, version: int | None) -> Any:
-        try:
-            import lance
-        except ImportError as error:
-            raise MissingExtra(
-                "Lance is not installed on this worker.", hint="pip install 'batchmill[lance]'"
-            ) from error
-        try:
-            return lance.dataset(self._path, version=version)
-        except (ValueError, OSError) as error:
-            what = f"version {version} of " if version is not None else ""
-            raise InvalidParams(f"there is no {what}Lance table {base} that can be read.", path=base) from error
-
 
 class _Files:
     """Files, or a table of Delta Lake or Iceberg."""
@@ -102,11 +78,7 @@ class _Files:
             raise RuntimeError("tables are read in a worker only")
         self._spec = FileSource(path=base, table_version=version)
         self._locations, self._blobs = context.locations, context.blobs
-        self._described = describe(self._spec, self._locations)
-        if self._described.format not in FORMATS:
-            raise InvalidParams(
-                f"the base {base} is {self._described.format}; expected Parquet or Arrow files, or a table.", path=base
-            )
+        self._described = describe_files(base, version, self._locations)
         self.schema = self._described.arrow_schema
 
     def is_current(self) -> bool:

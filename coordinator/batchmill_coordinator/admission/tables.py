@@ -1,0 +1,46 @@
+"""Admission of jobs whose operators read tables: what parameters name must be there, and its version is pinned."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from batchmill.errors import InvalidParams, did_you_mean
+from batchmill.operators.named_params import NamedTable, tables_named
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from batchmill.jobs.job import JobSpec, StageSpec
+    from batchmill.operators.contract import OperatorInfo
+    from batchmill_coordinator.inspection.inspector import Inspector
+
+
+def with_pinned_tables(spec: JobSpec, operators: Sequence[OperatorInfo], inspector: Inspector) -> JobSpec:
+    """Return the job with the versions of its tables: all of its shards are to read the same rows.
+
+    Raises `InvalidParams` for a table that is not there, or lacks a column that a parameter names.
+    """
+    stages = tuple(_pinned(stage, info, inspector) for stage, info in zip(spec.stages, operators, strict=True))
+    return spec if stages == spec.stages else spec.model_copy(update={"stages": stages})
+
+
+def _pinned(stage: StageSpec, operator: OperatorInfo, inspector: Inspector) -> StageSpec:
+    for table in tables_named(operator.params_schema, stage.params):
+        facts = inspector.look_up_table(table.path, table.version)
+        if facts.columns is not None:
+            _require_columns(operator, table, facts.columns)
+        if facts.version is not None:
+            stage = stage.model_copy(update={"params": {**stage.params, table.version_parameter: facts.version}})
+    return stage
+
+
+def _require_columns(operator: OperatorInfo, table: NamedTable, known: list[str]) -> None:
+    for column, parameter in table.columns:
+        if column not in known:
+            raise InvalidParams(
+                f"operator {operator.name!r}: {parameter!r} names the column {column!r}, which {table.path} does not "
+                f"have; its columns are: {', '.join(known)}.",
+                hint=did_you_mean(column, known),
+                parameter=parameter,
+                column=column,
+            )
