@@ -16,7 +16,7 @@ def new_id(kind: str) -> str:
 def later_id(earlier: str, steps: int) -> str:
     """Return the id that sorts behind another one by a number of milliseconds, with the same chance.
 
-    What a job over a stream does in steps is told apart, and ordered, by such ids. A step takes longer than a
+    What a job over a stream does in steps is named, and ordered, by such ids. A step takes longer than a
     millisecond, so the id of a job that is submitted after its end sorts behind all of them.
     """
     kind, _, digits = earlier.partition("-")

@@ -172,7 +172,7 @@ class StageSpec(_OperatorFields, _BetweenStages):
     max_at_once: int | None = None  # shards that are queued or running at a time
     takes_all: bool = False  # whether all of its input is one shard
     in_turn: bool = False  # whether shards run one after the other, each with what one of the stage before has made
-    whole_rows: bool = False  # whether no shard divides what was made of a source row
+    rows_together: bool = False  # whether no shard divides what was made of a source row
     gathers: bool = False  # whether its operator does; from what workers announce
     keeps_state: bool = False  # the same: its shards run one after the other, each with the state of the one before
     joins: bool = False  # whether an attempt of the stage before runs this one as well, on what it has made
@@ -249,9 +249,9 @@ class JobSpec(_JobFields):
         """Whether a later stage than this one is given all rows of a source row together."""
         return self.gathering_behind(stage) is not None
 
-    def keeps_rows_whole(self, stage: int) -> bool:
+    def keeps_rows_together(self, stage: int) -> bool:
         """Whether shards of a stage must not divide what was made of a source row, for its own sake or another's."""
-        return any(one.gathers or one.whole_rows for one in self.stages[stage:])
+        return any(one.gathers or one.rows_together for one in self.stages[stage:])
 
     def gathering_behind(self, stage: int) -> int | None:
         """The number of the first such stage."""

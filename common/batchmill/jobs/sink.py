@@ -153,7 +153,7 @@ def sink_stages(sink: SinkSpec, shared: dict[str, Any], *, in_steps: bool = Fals
             "params": {**params, "vector": sink.vector},
             "min_shard_rows": SHARD_ROWS,
             "max_at_once": sink.writers,
-            "whole_rows": in_steps,
+            "rows_together": in_steps,
             **common,
         },
         {

@@ -58,7 +58,7 @@ class IndexPublication:
         )
 
     def _summary(self, job: JobRecord) -> dict[str, Any] | None:
-        """Return what the stage `publish` has reported last; None if it has published nothing lately."""
+        """Return what the stage `publish` has reported last; None if it has published nothing recently."""
         stage, found = last_stage(job.spec), None
         store = self._workspace.open_results(job.id, job.spec, stage)
         for shard in settled_shards(self._ledger, job, stage, max(job.last.shards_planned - 2, 0)):  # one may be live

@@ -124,10 +124,10 @@ class StageSource(Source):
             return TurnSplitter(self._ledger, self._origin, before, own, at)
         if own.spec.takes_all:
             return _CompleteSplitter(self._ledger, self._origin, before, at)
-        if own.spec.whole_rows:  # a stream is not over for long: what there is waits only for what comes soon
+        if own.spec.rows_together:  # a stream is not over for long: what there is waits only for what comes soon
             queued_ms = self._ledger.now_ms() - (own.last_queued_at or 0)
             waits = not before.is_settled and (own.shards_live > 0 or queued_ms < STEP_INTERVAL_MS)
-        if self._record.spec.keeps_rows_whole(own.number):
+        if self._record.spec.keeps_rows_together(own.number):
             return SourceRowSplitter(
                 self._ledger, self._origin, self._before, at, MAX_PARTS, gathers=own.spec.gathers, waits=waits
             )
