@@ -60,15 +60,15 @@ def sender(server: redis.Redis, key: str) -> Callable[..., dict[str, str]]:
 def test_documents_are_visible_while_the_job_runs_and_their_newest_version_counts(
     client: batchmill.Client, server: redis.Redis, tmp_path: Path
 ) -> None:
-    to, key = tmp_path / "docs.lance", "sink-documents"
+    to, key = tmp_path / "stream_docs.lance", "sink-documents"
     send, sink = sender(server, key), {"to": str(to), "mode": "upsert", "id": "doc"}
     first = send(range(40), "first", 3)
     stream = client.submit("echo", source=batchmill.RedisStream(key, json_field="row"), sink=sink)
     until(lambda: stored(to) == first, "the first version")
     second = send(range(20, 60), "second", 2)
     until(lambda: stored(to) == second, "the second version")
-    until(lambda: "docs" in {index.name for index in client.indexes()}, "the index")
-    (nearest,) = client.search("docs", vector=[59.0, 6.0, 1.0], k=1)
+    until(lambda: "stream_docs" in {index.name for index in client.indexes()}, "the index")
+    (nearest,) = client.search("stream_docs", vector=[59.0, 6.0, 1.0], k=1)
     assert nearest.row["doc"] == "d59"
     third = send(range(5), "third")
     until(lambda: stream.status().stages["echo"].rows_done == 40 * 3 + 40 * 2 + 5, "the planning of all rows")
@@ -87,7 +87,7 @@ def test_documents_are_visible_while_the_job_runs_and_their_newest_version_count
 def test_a_document_has_the_rows_of_its_newest_version_and_no_others(
     client: batchmill.Client, server: redis.Redis, tmp_path: Path
 ) -> None:
-    to, key, counts = tmp_path / "pieces.lance", "sink-pieces", {f"d{doc}": doc % 5 + 1 for doc in range(50)}
+    to, key, counts = tmp_path / "stream_pieces.lance", "sink-pieces", {f"d{doc}": doc % 5 + 1 for doc in range(50)}
     sink = {"to": str(to), "mode": "upsert", "id": "doc"}
     stages = [batchmill.Stage("pieces"), batchmill.Stage("echo")]
     stream = client.submit(source=batchmill.RedisStream(key, json_field="row", max_rows=7), stages=stages, sink=sink)
