@@ -52,7 +52,7 @@ if TYPE_CHECKING:
     from batchmill.jobs.job import BatchPolicy, JobState, RetryPolicy
     from batchmill.jobs.sink import IndexSpec, SinkSpec
     from batchmill.jobs.status import JobStatus
-    from batchmill.jobs.streams.source import Folder, Push, RedisStream
+    from batchmill.jobs.streams.source import Folder, Kafka, Nats, Push, RedisStream
     from batchmill.operators.contract import Expansion, PartialResult, RowError
     from batchmill.operators.registration import operator
 
@@ -86,8 +86,10 @@ __all__ = [
     "JobStage",
     "JobState",
     "JobStatus",
+    "Kafka",
     "MissingExtra",
     "ModelNotLoaded",
+    "Nats",
     "NotFound",
     "OperatorFailed",
     "OutcomeUnknown",
@@ -122,7 +124,7 @@ _HOMES = {
     "batchmill.jobs.job": ("BatchPolicy", "JobState", "RetryPolicy"),
     "batchmill.jobs.sink": ("IndexSpec", "SinkSpec"),
     "batchmill.jobs.status": ("JobStatus",),
-    "batchmill.jobs.streams.source": ("Folder", "Push", "RedisStream"),
+    "batchmill.jobs.streams.source": ("Folder", "Kafka", "Nats", "Push", "RedisStream"),
     "batchmill.operators.contract": ("Expansion", "PartialResult", "RowError"),
     "batchmill.operators.registration": ("operator",),
 }

@@ -55,6 +55,7 @@ class ServiceSettings(BaseSettings):
     redis_url: str = "redis://127.0.0.1:6379/0"  # see `RedisAddress`
     redis_prefix: str = Field(default="batchmill:", max_length=64)  # of every key, Celery's included
     streams_url: str = ""  # the Redis with the streams that jobs may read; "": that of `redis_url`
+    stream_servers: str = ""  # a TOML file that names other servers with streams: Kafka, NATS
     blob_root: str = ""  # a folder, or s3://bucket/prefix
     roots: ListOfText = ()  # folders and URI prefixes that may contain sources, outputs and models
     hub_models: ListOfText = ("*",)  # ids of the Hugging Face hub that jobs may name, as patterns
@@ -165,6 +166,9 @@ class WorkerSettings(ServiceSettings):
     slots_per_device: SlotCount = 1  # processes on each device; 0: as many as the pool needs, see `AUTO_SLOTS`
     pin_cores: bool = True  # give each slot cores of its own, when there are several
     stand_in_devices: str = ""  # a JSON file of devices in place of the machine's
+    trials: bool = (
+        True  # whether other batch sizes are tried on at most 5 % of a job's work, and those that win are used
+    )
     shards_at_once: int = Field(default=2, ge=1, le=16)  # one computes while the others load and store
     operators: ListOfText = ()  # modules to import
     endpoints: str = ""  # a TOML file that names services of language models, with their addresses and keys

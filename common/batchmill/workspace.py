@@ -12,6 +12,7 @@ from batchmill.jobs.stages import last_stage
 from batchmill.sinks import kept_results, open_publisher, open_rolled, output_results, schema_log
 from batchmill.sources import InlineSource, SourceDescription, open_source
 from batchmill.storage.blobs import BlobStore
+from batchmill.storage.named_stream_servers import NamedStreamServers
 
 if TYPE_CHECKING:
     from batchmill.jobs.job import JobSpec
@@ -25,13 +26,20 @@ if TYPE_CHECKING:
 class Workspace:
     """The blob store, and the locations that users may name. Thread-safe.
 
-    streams_url: the Redis with users' streams; "": the ledger's.
+    streams_url: the Redis with users' streams; "": the ledger's. stream_servers: other servers with streams.
     """
 
-    def __init__(self, blobs: BlobStore, locations: Locations, streams_url: str = "") -> None:
+    def __init__(
+        self,
+        blobs: BlobStore,
+        locations: Locations,
+        streams_url: str = "",
+        stream_servers: NamedStreamServers | None = None,
+    ) -> None:
         self.blobs = blobs
         self.locations = locations
         self.streams_url = streams_url
+        self.stream_servers = stream_servers or NamedStreamServers()
 
     @classmethod
     def open(cls, settings: ServiceSettings) -> Workspace:
@@ -42,7 +50,7 @@ class Workspace:
         blobs, locations = BlobStore.open(settings.blob_root, settings.blob_locations()), settings.locations()
         if not settings.unrestricted:
             locations.refuse_overlap(blobs.root)
-        return cls(blobs, locations, settings.streams_url)
+        return cls(blobs, locations, settings.streams_url, NamedStreamServers.load(settings.stream_servers))
 
     def describe_source(self, job_id: str, description: SourceDescription) -> None:
         """Store the description of a job's source. Raises `StorageError`."""

@@ -74,11 +74,11 @@ from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 from batchmill_coordinator.scheduling.model_demand import ModelNames, starting
 from batchmill_coordinator.scheduling.scaling.targets import PoolTargets
 from batchmill_coordinator.scheduling.scaling.view import ScaleView
+from batchmill_coordinator.status.insights import Insights
 from batchmill_coordinator.status.notices import Notices
 from batchmill_coordinator.status.readiness import ReadinessProbe
 from batchmill_coordinator.status.shown_request import shown_request
 from batchmill_coordinator.status.status import cost_of, status_of
-from batchmill_coordinator.status.trends import read_trends
 from batchmill_coordinator.webhooks.deliveries import Deliveries
 
 if TYPE_CHECKING:
@@ -86,7 +86,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.clock import Clock
-    from batchmill.insights.trends import Trend
     from batchmill.jobs.job import JobRequest
     from batchmill.jobs.shard import ShardId
     from batchmill.jobs.status import JobCost, JobStatus
@@ -237,9 +236,10 @@ class Service:
         readable = iter(self._statuses(records))
         return [job.status() if isinstance(job, UnreadableJob) else next(readable) for job in jobs]
 
-    def trends(self, operator: str | None) -> list[Trend]:
-        """Return the histories of operators; of one with its jobs."""
-        return read_trends(self.ledger, operator)
+    @property
+    def insights(self) -> Insights:
+        """What past jobs have shown of operators."""
+        return Insights(self.ledger)
 
     def _statuses(self, records: Sequence[JobRecord]) -> list[JobStatus]:
         now_s = self.clock.wall()

@@ -126,6 +126,7 @@ CASES = [
     Case("GET /v1/plans/{plan_id}", OK, HIDDEN, OK),
     Case("POST /v1/plans/{plan_id}/submit", OK, HIDDEN, FORBIDDEN),
     Case("GET /v1/trends", OK, OK, OK),
+    Case("GET /v1/trials", OK, OK, OK),
     Case("GET /v1/pools/usage", FORBIDDEN, FORBIDDEN, FORBIDDEN),
     Case("GET /v1/pools/{pool}/scale", OK, OK, OK),
     Case("GET /v1/webhooks/deliveries", OK, OK, OK),

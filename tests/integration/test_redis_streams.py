@@ -9,34 +9,29 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
-from batchmill.jobs.completion import Completion
 from batchmill.jobs.shard import ShardId, ShardRef
 from batchmill.jobs.streams.offsets import StreamOffsets
 from batchmill.jobs.streams.source import RedisStream
 from batchmill.settings import CoordinatorSettings
-from batchmill.sources.base import EndlessSource, InputSplit, NotYet
+from batchmill.sources.base import InputSplit, NotYet, Survey
 from batchmill.streams.base import BAD_MESSAGE, LOST_MESSAGE, Head
 from batchmill.streams.opening import open_stream
 from batchmill.streams.redis_stream import RedisStreamReader
-from batchmill.workspace import Workspace
 from batchmill_coordinator.results.dead_rows import DeadRowStore
 from batchmill_coordinator.results.stream_retention import StreamRetention
 from batchmill_coordinator.roles.stream_keeper import StreamKeeper
-from support.ledger_steps import claim, submit
-from support.planning import announce_worker, planner_over
+from support.ledger_steps import submit
 from support.records import spec_of
-from support.waiting import until
+from support.stream_reading import JOB, Reading
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
     from pathlib import Path
 
     import redis
 
-    from batchmill.ledger import Ledger
-    from batchmill_coordinator.roles.planner import Planner
-
-JOB = "job-1"
+    from batchmill.ledger import JobRecord, Ledger
+    from batchmill.sources.base import EndlessSource
 
 
 @pytest.fixture
@@ -48,42 +43,6 @@ def settings(valkey_url: str, prefix: str, tmp_path: Path) -> CoordinatorSetting
 def key(prefix: str) -> str:
     """The key of a stream that no other test has."""
     return f"events-{prefix}stream"
-
-
-class Reading:
-    """A ledger with a job over a stream, which this process leads, and a worker that takes many shards."""
-
-    def __init__(self, ledger: Ledger, settings: CoordinatorSettings, source: RedisStream, slots: int = 1000) -> None:
-        self.ledger = ledger
-        self.workspace = Workspace.open(settings)
-        self.source = source
-        announce_worker(ledger, shards_at_once=slots)
-        submit(ledger, spec=spec_of(operator="echo", source=source))
-        self.epoch = ledger.lead("me", 3600)
-        self.settings = settings
-        self.planner = self.new_planner()
-        retention = StreamRetention(ledger, self.workspace, DeadRowStore(ledger, self.workspace.blobs))
-        self.keeper = StreamKeeper(ledger, self.open, retention, self.workspace.blobs, pushed_ttl_s=3600)
-
-    def new_planner(self, wake: Callable[[], None] | None = None) -> Planner:
-        return planner_over(self.ledger, self.settings, self.open, wake)
-
-    def open(self, _record: Any = None, _stage: int = 0) -> EndlessSource:
-        return open_stream(self.ledger, self.workspace, JOB, self.source)
-
-    def step(self) -> None:
-        self.planner.step(self.epoch)
-
-    def planned_rows(self) -> list[dict[str, Any]]:
-        """The rows of all shards, read as a worker would, in the order of the shards."""
-        rows: list[dict[str, Any]] = []
-        for number in range(self.ledger.jobs.read(JOB).first.shards_planned):
-            shard = self.ledger.shards.read(ShardRef(JOB, 0, ShardId((number,)), 0))
-            assert shard is not None
-            found = self.open().read(shard.slices).to_pylist()
-            assert len(found) == shard.rows
-            rows += found
-        return rows
 
 
 def add(client: redis.Redis, key: str, first: int, count: int) -> list[str]:
@@ -241,13 +200,13 @@ def test_only_what_is_settled_by_all_jobs_is_deleted_from_the_stream(
     assert ledger.jobs.read(JOB).first.shards_planned == 3
     reading.keeper.step(reading.epoch)
     assert redis_client.xlen(key) == 6
-    _settle(reading, 1)
+    reading.settle(1)
     reading.keeper.step(reading.epoch)
     assert redis_client.xlen(key) == 6, "what is before the settled shard is not settled"
-    _settle(reading, 0)
+    reading.settle(0)
     reading.keeper.step(reading.epoch)
     assert [entry for entry, _ in redis_client.xrange(key) or ()] == [one.encode() for one in ids[4:]]
-    _settle(reading, 2)
+    reading.settle(2)
     submit(ledger, "job-2", spec=spec_of(operator="echo", source=reading.source))
     reading.keeper.step(reading.epoch)
     assert redis_client.xlen(key) == 2, "the other job has not read them"
@@ -255,12 +214,31 @@ def test_only_what_is_settled_by_all_jobs_is_deleted_from_the_stream(
     assert ledger.jobs.read(JOB).first.lag == 0
 
 
-def _settle(reading: Reading, number: int) -> None:
-    ledger = reading.ledger
-    ref = ledger.shards.queue(JOB, ledger.jobs.read(JOB).first, ShardId((number,)), reading.epoch)
-    assert ref is not None
-    claim(ledger, ref)
-    assert ledger.shards.commit(ref, Completion(2, 0, 10))
+def test_a_server_that_hangs_delays_neither_other_jobs_nor_the_keeper(
+    ledger: Ledger, redis_client: redis.Redis, settings: CoordinatorSettings, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading, release = Reading(ledger, settings, RedisStream(key)), threading.Event()
+    other = RedisStream(f"{key}-other")
+    submit(ledger, "job-2", spec=spec_of(operator="echo", source=other))
+    add(redis_client, key, 0, 3)
+
+    def open_source(record: JobRecord, _stage: int) -> EndlessSource:
+        source = open_stream(ledger, reading.workspace, record.id, reading.source if record.id == JOB else other)
+        if record.id != JOB:
+            monkeypatch.setattr(source, "survey", lambda _: release.wait(GRACE_S) and Survey(7, 1))
+        return source
+
+    retention = StreamRetention(ledger, reading.workspace, DeadRowStore(ledger, reading.workspace.blobs))
+    keeper = StreamKeeper(ledger, open_source, retention, reading.workspace.blobs, pushed_ttl_s=3600, answer_s=0.05)
+
+    def lag_after_step(job_id: str) -> int | None:
+        keeper.step(reading.epoch)
+        return ledger.jobs.read(job_id).first.lag
+
+    until(lambda: lag_after_step(JOB) == 3, "the lag of the job whose server answers")
+    assert ledger.jobs.read("job-2").first.lag is None
+    release.set()
+    until(lambda: lag_after_step("job-2") == 7, "the lag of the other one")
 
 
 def test_a_drained_job_ends_and_another_begins_behind_it(

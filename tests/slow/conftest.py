@@ -8,12 +8,13 @@ import pytest
 
 from support.cluster import Cluster
 from support.operators.path import operators_on_path
+from support.stream_fixtures import kafka_server, nats_server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
-__all__ = ["operators_on_path"]
+__all__ = ["kafka_server", "nats_server", "operators_on_path"]
 
 
 @pytest.fixture

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 import redis
 
+import batchmill
 from batchmill.embedded.valkey import valkey_command
 from batchmill.processes.parent_death import die_with_parent
 from batchmill.redis_access.permissions import checked_commands
@@ -61,7 +62,7 @@ def answers(client: Any) -> bool:
 
 
 def run_jobs(running: Cluster, tmp_path: Path) -> None:
-    """Run a small job, a large one with failed rows over files, a replay, and delete one."""
+    """Run a small job, a large one with failed rows over files, a replay, a stream, and delete one."""
     running.start_coordinator("a", wait=False)
     running.start_supervisor()
     client = running.clients["a"]
@@ -74,6 +75,11 @@ def run_jobs(running: Cluster, tmp_path: Path) -> None:
     assert (large.status().rows_done, large.status().rows_dead) == (2699, 301)
     again = large.replay(error_type="ValueError")
     until(lambda: again.status().is_final, "the end of a replay")
+    client.push("events", [{"text": "a"}], producer="one", sequence=1)
+    stream = client.submit("shout", source=batchmill.Push("events"))
+    until(lambda: stream.status().rows_done == 1, "the result of a row that was sent")
+    stream.drain()
+    stream.wait(timeout=90)
     small.delete()
     assert running.ask(lambda one: one.pools())
 

@@ -76,6 +76,10 @@ def test_options_of_a_request_are_its_own(sdk: openai.OpenAI) -> None:
     structured = sdk.chat.completions.create(model="smol", messages=MESSAGES, response_format=form, max_tokens=30)
     assert json.loads(structured.choices[0].message.content or "")["colour"] in ("red", "green")
 
+    with pytest.raises(openai.BadRequestError, match="raise 'max_tokens'") as cut:
+        sdk.chat.completions.create(model="smol", messages=MESSAGES, response_format=form, max_tokens=2)
+    assert cut.value.code == "output_truncated"
+
     def sampled(seed: int | None) -> list[str | None]:
         found = sdk.chat.completions.create(model="smol", messages=MESSAGES, temperature=1.5, seed=seed, n=2)
         return [one.message.content for one in found.choices]
@@ -95,5 +99,15 @@ def test_texts_are_continued(sdk: openai.OpenAI) -> None:
     assert "7" not in got.choices[0].text
     with sdk.completions.create(model="text", prompt="1 2 3 4", max_tokens=4, stream=True) as stream:
         assert "".join(chunk.choices[0].text for chunk in stream).startswith(" 5")
+    tokens = [504, 3575, 282, 4649, 314]
+    ours, theirs = (
+        sdk.completions.create(model="text", prompt=prompt, max_tokens=4)
+        for prompt in ([tokens, tokens], "The capital of France is")
+    )
+    assert [one.text for one in ours.choices] == [theirs.choices[0].text] * 2
+    assert theirs.usage is not None
+    assert theirs.usage.prompt_tokens == len(tokens)
+    with pytest.raises(openai.BadRequestError, match="token 60000"):
+        sdk.completions.create(model="text", prompt=[60000])
     with pytest.raises(openai.BadRequestError, match="/v1/completions"):
         sdk.chat.completions.create(model="text", messages=MESSAGES)

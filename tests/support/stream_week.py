@@ -29,6 +29,7 @@ from batchmill_coordinator.roles.streams.roller import Roller
 from support.hand_clock import HandClock
 from support.ledger_steps import submit
 from support.planning import announce_worker, planner_over
+from support.waiting import GRACE_S
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -85,7 +86,9 @@ class Week:
         dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
         retention = StreamRetention(self.ledger, self.workspace, dead_rows)
         self.planner = planner_over(self.ledger, settings, self.open, clock=self.clock)
-        self.keeper = StreamKeeper(self.ledger, self.open, retention, self.workspace.blobs, pushed_ttl_s=HOUR_S)
+        self.keeper = StreamKeeper(
+            self.ledger, self.open, retention, self.workspace.blobs, pushed_ttl_s=HOUR_S, answer_s=GRACE_S
+        )
         self.buffers = BufferKeeper(self.ledger, FreedResults(self.ledger, self.workspace, self.clock))
         self.rolls = StreamRolls(self.ledger, self.workspace, 1000, self.clock)
         self.roller = Roller(

@@ -54,5 +54,5 @@ def test_no_label_is_a_job_a_shard_or_a_row() -> None:
     assert labels == {
         "operator", "pool", "outcome", "phase", "reason", "error", "use", "slot", "cause", "device", "model", "state",
         "version", "script", "folder", "part", "tenant", "currency", "notice", "stage", "kind",
-        "params", "device_type", "changed",
+        "params", "device_type", "changed", "setting", "value",
     }  # fmt: skip

@@ -76,6 +76,24 @@ def test_likelihoods_are_asked_for_and_become_a_column(tmp_path: Path) -> None:
     assert (service.requests[0][1]["logprobs"], service.requests[0][1]["top_logprobs"]) == (True, 1)
 
 
+def test_tools_are_those_of_the_service(tmp_path: Path) -> None:
+    call = {"id": "call_1", "type": "function", "function": {"name": "now", "arguments": "{}"}}
+    tools = [{"type": "function", "function": {"name": "now", "parameters": {"type": "object", "properties": {}}}}]
+
+    def answer(*_: Any) -> Reply:
+        status, body, headers = chat_reply("", "tool_calls")
+        body["choices"][0]["message"] |= {"content": None, "tool_calls": [call]}
+        return status, body, headers
+
+    result, service = ask(tmp_path, answer, rows(1), tools=tools, tool_choice="now")
+
+    assert result.table.select(["text", "finish_reason", "tool_calls"]).to_pylist() == [
+        {"text": "", "finish_reason": "tool_calls", "tool_calls": [call]}
+    ]
+    asked = service.requests[0][1]
+    assert (asked["tools"], asked["tool_choice"]) == (tools, {"type": "function", "function": {"name": "now"}})
+
+
 def test_an_overloaded_service_is_left_alone_and_asked_again(tmp_path: Path) -> None:
     busy = [error_reply(429, "rate_limit_exceeded", retry_after_ms="50"), error_reply(503, "overloaded"), (200, [], {})]
 

@@ -11,18 +11,28 @@ from batchmill.jobs.job import JobRequest, JobState
 from batchmill.jobs.status import JobStatus
 from batchmill.jobs.streams.kept import MARKS, MAX_SHARDS, KeptShards, Mark
 from batchmill.jobs.streams.offsets import OffsetRange, PartitionOffset, StreamOffsets, range_slice, settled_offsets
-from batchmill.jobs.streams.source import Folder, Push, RedisStream
+from batchmill.jobs.streams.source import Folder, Kafka, Nats, Push, RedisStream
 from batchmill.jobs.streams.status import StreamStatus
 from batchmill.streams.base import BAD_MESSAGE, LOST_MESSAGE, Message
 from batchmill.streams.messages import event_time_ms, parse_time_ms, rows_of, with_lost
 from batchmill.wording import progress
+from batchmill_coordinator.results.stream_retention import _is_before
 
 HOUR_MS = 3_600_000
 
 
-@pytest.mark.parametrize("source", [RedisStream("a:b", json_field="x"), Push("a", types={"n": "int64"}), Folder("/in")])
+@pytest.mark.parametrize(
+    "source",
+    [
+        RedisStream("a:b", json_field="x"),
+        Push("a", types={"n": "int64"}),
+        Folder("/in"),
+        Kafka("a.b", server="main"),
+        Nats("a", trim=True),
+    ],
+)
 def test_a_source_is_the_same_after_it_was_sent_however_its_defaults_are_written(
-    source: RedisStream | Push | Folder,
+    source: RedisStream | Push | Folder | Kafka | Nats,
 ) -> None:
     request = JobRequest(operator="echo", source=source)
     for text in (request.model_dump_json(), request.model_dump_json(exclude_defaults=True)):
@@ -66,6 +76,21 @@ def messages(*rows: object) -> list[Message]:
     return [
         Message(f"{n}-0", row if isinstance(row, bytes) else json.dumps(row).encode(), n) for n, row in enumerate(rows)
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("jobs/j/results/0/part-00000017.00000001-a2.arrow", True),
+        ("jobs/j/kept/0/17-a2", True),
+        ("jobs/j/results/0/part-00000018-a2.arrow", False),
+        ("jobs/j/results/0/notes.txt", False),
+        ("jobs/j/results/0/-a2", False),
+        ("jobs/j/results/0/part-\u00b2-a2.arrow", False),
+    ],
+)
+def test_only_blobs_whose_names_say_an_older_shard_are_swept(name: str, *, expected: bool) -> None:
+    assert _is_before(name, 18) is expected
 
 
 def test_messages_that_are_no_rows_are_at_fault_and_no_others() -> None:

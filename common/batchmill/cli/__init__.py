@@ -71,7 +71,7 @@ SECTIONS: tuple[tuple[str, tuple[str, ...]], ...] = (
     ("Jobs", ("submit", "plans", "check", "try", "jobs", "streams", "status", "watch", "top")),
     ("Control", ("pause", "resume", "drain", "cancel", "delete")),
     ("Results", ("results", "peek", "dead", "replay", "redo", "rerun", "logs", "cost", "search", "indexes")),
-    ("Service", ("workers", "pools", "autoscale", "operators", "trends", "cache", "webhooks")),
+    ("Service", ("workers", "pools", "autoscale", "operators", "trends", "trials", "cache", "webhooks")),
     ("Processes", ("coordinator", "worker", "flower")),
 )
 """The sections of `batchmill --help`; further commands are in a section of their own."""

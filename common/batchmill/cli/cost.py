@@ -1,4 +1,4 @@
-"""`batchmill cost`, `batchmill plans` and `batchmill trends`: what jobs cost, what they will take, and took."""
+"""`batchmill cost`, `plans`, `trends` and `trials`: what jobs cost, what they will take, took, and what was tried."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from batchmill.client import Client
     from batchmill.insights.plans import Plan
     from batchmill.insights.trends import Trend
+    from batchmill.insights.trials import Trial
     from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.status import Cost, JobCost
 
@@ -212,3 +213,43 @@ def _bars(one: Trend) -> str:
     if high <= low * 1.02:  # alike, as far as an eye can say
         return BARS[3] * len(values)
     return "".join(BARS[round((value - low) / (high - low) * (len(BARS) - 1))] for value in values)
+
+
+@click.command()
+@click.argument("operator", required=False)
+@json_option
+@service_options
+def trials(client: Client, operator: str | None, as_json: bool) -> None:
+    """Show which batch sizes workers have tried, and with which outcome.
+
+    Pairs of batches are compared on the same worker. TIME is that of a unit with the value that is tried, over that
+    with the usual value, with the interval that holds in 95 of 100 trials. A value that won is used until it expires.
+
+    With --json, print one JSON object per line.
+    """
+    from batchmill.cli.terminal.console import print_json, print_table
+    from batchmill.cli.terminal.tables import Column
+
+    found = client.trials(operator)
+    if as_json:
+        for one in found:
+            print_json(one)
+        return
+    columns = (
+        *("OPERATOR", "PARAMS", "DEVICE", "SETTING", "USUAL", "TRIED", "PAIRS", "TIME", "INTERVAL", "STATE", "UPDATED"),
+        *("EXPIRES", Column("WHY", is_text=True)),
+    )
+    print_table(columns, [_trial_row(one) for one in found], empty="nothing was tried yet")
+
+
+def _trial_row(one: Trial) -> tuple[str, ...]:
+    from datetime import UTC, datetime
+
+    from batchmill.cli.terminal.console import ago
+
+    time, interval = "", ""
+    if one.ratio is not None and one.low is not None and one.high is not None:
+        time, interval = f"{one.ratio - 1:+.1%}", f"{one.low - 1:+.1%} to {one.high - 1:+.1%}"
+    expires = "" if one.expires_at is None else datetime.fromtimestamp(one.expires_at, UTC).strftime("%Y-%m-%d %H:%M")
+    what = one.operator, one.params, one.device_type, one.setting, f"{one.usual:g}", f"{one.candidate:g}"
+    return *what, str(one.pairs), time, interval, one.state.value, ago(one.updated_at), expires, one.why

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from batchmill.client.submitting.submission import JobSender
     from batchmill.insights.plans import Plan
     from batchmill.insights.trends import Trend
+    from batchmill.insights.trials import Trial
 
 
 T = TypeVar("T")
@@ -98,6 +99,17 @@ class BlockingPlans(ABC):
             The histories, those of operators that became slower first.
         """
         return self._loop.run(self._async.trends(operator))
+
+    def trials(self, operator: str | None = None) -> list[Trial]:
+        """Read which batch sizes workers have tried on parts of jobs, and with which outcome.
+
+        Args:
+            operator: Only this one. None: all.
+
+        Returns:
+            The trials, the latest first.
+        """
+        return self._loop.run(self._async.trials(operator))
 
     def find_plan(self, plan_id: str) -> Plan:
         """Read a plan.

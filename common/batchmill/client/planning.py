@@ -13,6 +13,7 @@ from batchmill.client.submitting.options import with_job_options
 from batchmill.errors import ServiceUnavailable, from_envelope
 from batchmill.insights.plans import Plan, PlanList, PlanState
 from batchmill.insights.trends import Trend, TrendList
+from batchmill.insights.trials import Trial, TrialList
 from batchmill.jobs.status import JobStatus
 
 if TYPE_CHECKING:
@@ -97,6 +98,18 @@ class PlanCalls(ABC):
         """
         query = {} if operator is None else {"operator": operator}
         return self._transport.parse(TrendList, await self._transport.json("GET", "/v1/trends", query=query)).trends
+
+    async def trials(self, operator: str | None = None) -> list[Trial]:
+        """Read which batch sizes workers have tried on parts of jobs, and with which outcome.
+
+        Args:
+            operator: Only this one. None: all.
+
+        Returns:
+            The trials, the latest first.
+        """
+        query = {} if operator is None else {"operator": operator}
+        return self._transport.parse(TrialList, await self._transport.json("GET", "/v1/trials", query=query)).trials
 
     async def find_plan(self, plan_id: str) -> Plan:
         """Read a plan.

@@ -1,1 +1,1 @@
-"""What jobs will take, and what operators took: plans and trends, as users see them."""
+"""What jobs will take, and what operators took: plans, trends and trials, as users see them."""

@@ -26,6 +26,11 @@ def later_id(earlier: str, steps: int) -> str:
     return f"{kind}-{_base32(time_ms + steps, _TIME_DIGITS)}{digits[_TIME_DIGITS:]}"
 
 
+def id_before(kind: str, age_s: float) -> str:
+    """Return the text before which all ids of a kind sort that are older than `age_s`."""
+    return f"{kind}-{_base32(int((time.time() - age_s) * 1000), 10)}"
+
+
 def _base32(number: int, width: int) -> str:
     digits = ""
     for _ in range(width):

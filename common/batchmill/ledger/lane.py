@@ -6,11 +6,12 @@ None of it is kept: lists expire, and nobody hears what is published to a proces
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from batchmill.errors import ServiceUnavailable
+from batchmill.errors import ServiceUnavailable, WorkerLost
 from batchmill.jobs.cost import write_pool_operator
-from batchmill.ledger.formats.lane_messages import LaneReply, LaneRequest, LoadRequest
+from batchmill.ledger.formats.lane_messages import LaneReply, LaneRequest, LoadRequest, ReplyKind
 from batchmill.ledger.scripting import calls
 from batchmill.ledger.scripting.connection import redis_errors
 
@@ -23,11 +24,26 @@ if TYPE_CHECKING:
 POLL_S = 1.0
 INTERACTIVE = "interactive:"
 """What operators are called in the totals of costs, with their name behind it."""
+MAX_PUBLISHED_BYTES = 256 * 1024
+"""Of one reply: Redis disconnects a listener for which too much waits, and all calls of its coordinator are lost."""
+RESULT_TTL_MS = 60_000
 LIST_TTL_MS = 10 * 60 * 1000
 LOAD_TTL_MS = 30_000
 """How long a request to load a model is valid, and the failure to load it is the answer."""
 MAX_LOADS_OF_TENANT = 4
 """Models that wait to be loaded on behalf of one tenant, in a pool: those of others do not wait behind more."""
+
+
+class LaneCharge(NamedTuple):
+    """What a tenant has used. number: from 1. price_nano: of an hour, in billionths of the currency's unit."""
+
+    number: int
+    tenant: str
+    pool: str
+    operator: str
+    price_nano: int
+    used: Parts
+    rows: int
 
 
 class LaneLedger:
@@ -84,6 +100,9 @@ class LaneLedger:
         """Send replies to coordinators; return for each whether somebody has received it."""
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             for coordinator, reply in replies:
+                if reply.kind is ReplyKind.DONE and len(reply.payload) > MAX_PUBLISHED_BYTES:
+                    self._store.redis.set(self._keys.lane_result(reply.key), reply.payload, px=RESULT_TTL_MS)
+                    reply = replace(reply, kind=ReplyKind.STORED, payload=b"")  # the same reply, by another way
                 pipe.publish(self._keys.lane_replies(coordinator), reply.encode())
             return [bool(receivers) for receivers in pipe.execute()]
 
@@ -93,7 +112,17 @@ class LaneLedger:
         Ends with `ServiceUnavailable` when the connection breaks: replies may be lost then.
         """
         for message in self._listen(self._keys.lane_replies(coordinator)):
-            yield None if message is None else LaneReply.decode(message)
+            yield None if message is None else self._complete(LaneReply.decode(message))
+
+    def _complete(self, reply: LaneReply) -> LaneReply:
+        """Return a reply with the results that were too large for the channel."""
+        if reply.kind is not ReplyKind.STORED:
+            return reply
+        results = self._store.redis.getdel(self._keys.lane_result(reply.key))
+        if results is None:
+            lost = WorkerLost("the results of the request are gone.", hint="Send it again.")
+            return replace(reply, kind=ReplyKind.ERROR, payload=json.dumps(lost.envelope()).encode())
+        return replace(reply, kind=ReplyKind.DONE, payload=results)
 
     def abort(self, worker: str, key: str) -> None:
         """Have a worker drop a request that it has taken, by its key."""
@@ -148,15 +177,17 @@ class LaneLedger:
             found = self._store.redis.get(self._keys.lane_load(pool, model))
         return json.loads(found) if found else None
 
-    def charge(self, tenant: str, pool: str, operator: str, price_nano: int, used: Parts, rows: int) -> None:
-        """Charge a tenant for time of a device. price_nano: of an hour, in billionths of the currency's unit."""
+    def charge(self, process: str, charge: LaneCharge) -> None:
+        """Charge a tenant once for time of a device; a process sends its charges in the order of their numbers."""
         calls.charge_calls(
             self._store,
-            tenant=tenant,
-            worked_for=write_pool_operator(pool, f"{INTERACTIVE}{operator}"),
-            price=price_nano,
-            used=used,
-            rows=rows,
+            process=process,
+            number=charge.number,
+            tenant=charge.tenant,
+            worked_for=write_pool_operator(charge.pool, f"{INTERACTIVE}{charge.operator}"),
+            price=charge.price_nano,
+            used=charge.used,
+            rows=charge.rows,
         )
 
     def _listen(self, name: str) -> Iterator[bytes | None]:

@@ -34,6 +34,7 @@ from batchmill.ledger.workers.profiles import ProfileLedger
 from batchmill.ledger.workers.row_cache import RowCacheLedger
 from batchmill.ledger.workers.scale import ScaleLedger
 from batchmill.ledger.workers.trends import TrendLedger
+from batchmill.ledger.workers.trials import TrialLedger
 from batchmill.redis_access.permissions import require_permissions
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Ledger:
         self.identity = IdentityLedger(self._store)
         self.profiles = ProfileLedger(self._store)
         self.trends = TrendLedger(self._store)
+        self.trials = TrialLedger(self._store)
         self.log = JobLogLedger(self._store, self.jobs)
         self.overview = OverviewLedger(self._store)
         self.survey = SurveyLedger(self._store)

@@ -236,10 +236,11 @@ class StreamLedger:
             found = self._store.redis.smembers(self._keys.pushed_streams())
         return sorted((tenant, name) for tenant, name in (one.decode().split(" ", 1) for one in found))
 
-    def forget_pushed(self, tenant: str, name: str) -> None:
-        """Forget a stream; its blobs are gone. Raises `NotFound` for one that is not there."""
+    def forget_pushed(self, tenant: str, name: str) -> list[PushedEntry]:
+        """Forget a stream; return the entries that it still had. Raises `NotFound` for one that is not there."""
         keys = self._keys
         with redis_errors(), self._store.redis.pipeline(transaction=True) as pipe:
+            pipe.xrange(keys.pushed(tenant, name))
             pipe.hdel(keys.tenant_streams(tenant), name)
             pipe.srem(keys.pushed_streams(), f"{tenant} {name}")
             pipe.delete(
@@ -248,6 +249,7 @@ class StreamLedger:
                 keys.producers(tenant, name),
                 keys.producers_used(tenant, name),
             )
-            was_there = pipe.execute()[0]
+            left, was_there, *_ = pipe.execute()
         if not was_there:
             raise NotFound(f"there is no stream {name!r}.", stream=name)
+        return [PushedEntry.of(entry) for entry in left]

@@ -10,6 +10,8 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
+from batchmill.errors import InvalidSource
+
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
@@ -91,3 +93,12 @@ class Message:
         if isinstance(self.row, bytes):
             return len(self.row)
         return sum(len(name) + len(value) for name, value in self.row.items())
+
+
+def begun_anew(title: str) -> InvalidSource:
+    """The error for a stream that ends before what was read of it."""
+    return InvalidSource(
+        f"{title} ends before the last row that was read of it: it was deleted and created again.",
+        hint="Submit a new job over it.",
+        field="source",
+    )

@@ -8,20 +8,25 @@ from typing import TYPE_CHECKING, assert_never
 from batchmill.clock import SystemClock
 from batchmill.errors import InvalidSource
 from batchmill.jobs.job import DEFAULT_TENANT
-from batchmill.jobs.streams.source import Folder, Push, RedisStream
+from batchmill.jobs.streams.source import Folder, Kafka, Nats, Push, RedisStream
 from batchmill.ledger.scripting.connection import connect
 from batchmill.sources.type_names import types_of
+from batchmill.storage.named_stream_servers import ServerKind
 from batchmill.streams.pushed import PushReader
 from batchmill.streams.redis_stream import RedisStreamReader
 from batchmill.streams.stream_input import StreamInput
 from batchmill.streams.watched_folder import WatchedFolder
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    import pyarrow as pa
     import redis
 
     from batchmill.jobs.streams.source import AnyStream
     from batchmill.ledger import Ledger
     from batchmill.sources.base import EndlessSource
+    from batchmill.streams.base import StreamReader
     from batchmill.streams.watched_folder import FileInspector
     from batchmill.workspace import Workspace
 
@@ -44,8 +49,33 @@ def open_stream(
             return StreamInput(source, PushReader(ledger.streams, workspace.blobs, source, types), types, SystemClock())
         case Folder():
             return WatchedFolder(job_id, source, workspace, ledger.streams, inspector, SystemClock())
+        case Kafka() | Nats():
+            return StreamInput(source, _server_reader(workspace, source, types), types, SystemClock())
         case never:
             assert_never(never)
+
+
+def _server_reader(workspace: Workspace, source: Kafka | Nats, types: Mapping[str, pa.DataType]) -> StreamReader:
+    """Return the reader of a stream of a named server, whose package is imported here: few installations need one."""
+    servers, tenant = workspace.stream_servers, source.tenant or DEFAULT_TENANT
+    try:
+        if isinstance(source, Kafka):
+            server = servers.get(source.server, ServerKind.KAFKA, source.topic, tenant)
+            from batchmill.streams.kafka_client import kafka_client
+            from batchmill.streams.kafka_stream import KafkaReader
+
+            return KafkaReader(kafka_client(server), source, types)
+        server = servers.get(source.server, ServerKind.NATS, source.stream, tenant)
+        from batchmill.streams.nats_client import nats_client
+        from batchmill.streams.nats_stream import NatsReader
+
+        return NatsReader(nats_client(server), source, types)
+    except ImportError as error:
+        raise InvalidSource(
+            f"{source.title} cannot be read: the service lacks the package for it ({error}).",
+            hint=f"Install batchmill[{source.kind}] where coordinators and workers run.",
+            field="source",
+        ) from error
 
 
 def redis_key(source: RedisStream, ledger_prefix: str) -> str:

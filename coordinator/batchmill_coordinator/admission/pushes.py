@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidRows, Overloaded
-from batchmill.jobs.ids import new_id
+from batchmill.jobs.ids import id_before, new_id
 from batchmill.jobs.streams.pushing import Pushed, PushedStream
 from batchmill.ledger.streams import PushedRows, PushLimits
 from batchmill.streams.pushed import delete_pushed
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 MAX_INLINE_BYTES = 16 * 1024
 """Of rows that are stored in the stream itself; more are a blob that it names."""
 BEHIND_ALL = "+"
+PUSH_ID = "psh"
+MAX_PUSH_S = 3600.0
+"""A request that stored its rows before that, and has not added them to the stream, never does."""
 
 
 class Pushes:
@@ -45,7 +48,7 @@ class Pushes:
         if not table.num_rows:
             raise InvalidRows("expected at least one row, got none.", field="rows")
         stream = stream_from_table(table)
-        call, blob = new_id("psh"), None
+        call, blob = new_id(PUSH_ID), None
         if len(stream) > MAX_INLINE_BYTES:
             blob = f"{stream_folder(tenant, name)}/{call}.arrow"
             self._blobs.put_table(blob, table)
@@ -77,11 +80,20 @@ class Pushes:
         ]
 
     def delete(self, tenant: str, name: str) -> None:
-        """Delete a stream with the rows that are not settled. Raises `NotFound`."""
+        """Delete a stream with the rows that are not settled. Raises `NotFound`.
+
+        Rows that are being sent meanwhile begin the stream anew, or are deleted with it: the blob of a request that is
+        not yet in the stream is left alone.
+        """
         while delete_pushed(self._ledger, self._blobs, tenant, name, BEHIND_ALL):
             pass
-        self._ledger.forget_pushed(tenant, name)
-        self._blobs.delete_folder(stream_folder(tenant, name))
+        for left in self._ledger.forget_pushed(tenant, name):
+            if left.blob is not None:
+                self._blobs.delete(left.blob)
+        unused = f"{stream_folder(tenant, name)}/{id_before(PUSH_ID, MAX_PUSH_S)}"
+        for blob in self._blobs.list(stream_folder(tenant, name)):
+            if blob < unused:
+                self._blobs.delete(blob)
 
     def _table(self, request: PushRequest) -> pa.Table:
         if request.rows is None:

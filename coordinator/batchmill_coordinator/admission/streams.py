@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from batchmill.errors import Conflict, InvalidOutput, InvalidRequest, InvalidSource, NotFound
 from batchmill.jobs.job import DEFAULT_TENANT
 from batchmill.jobs.streams.offsets import StreamOffsets
-from batchmill.jobs.streams.source import Folder
+from batchmill.jobs.streams.source import Folder, Kafka, Nats
 from batchmill.streams.opening import open_stream
 from batchmill.streams.watched_folder import WatchedFolder
 from batchmill.tokens import split_entry
@@ -67,6 +67,8 @@ class StreamAdmission:
     def _require_own(self, source: AnyStream, tenant: str) -> None:
         if isinstance(source, Folder):
             self._workspace.locations.resolve(source.path)
+            return
+        if isinstance(source, Kafka | Nats):  # its server says who may read it, when it is opened
             return
         other, colon, _ = source.stream.partition(":")
         if tenant == DEFAULT_TENANT and colon and other in self._tenants:

@@ -23,6 +23,13 @@ _CODES = {
     "too_many_requests": "rate_limit_exceeded",
     "payload_too_large": "request_too_large",
 }
+_CODES_OF_ROWS = {
+    "ContextTooLong": "context_length_exceeded",
+    "OutputTruncated": "output_truncated",
+    "InvalidOutput": "invalid_output",
+    "Refused": "content_filter",
+}
+"""By the type of the error of a row, of a request that failed because of it."""
 _REPEATED = frozenset({"operator_failed", "invalid_operator", "answer_timeout", "conflict"})
 """Codes of errors that the same request would have again."""
 
@@ -43,8 +50,7 @@ def openai_form(error: BatchmillError) -> tuple[dict[str, Any], dict[str, str]]:
     body = envelope["error"]
     headers = {"x-should-retry": "false"} if error.code in _REPEATED else {}
     body["code"] = _CODES.get(error.code, error.code)
-    if error.details.get("error_type") == "ContextTooLong":
-        body["code"] = "context_length_exceeded"
+    body["code"] = _CODES_OF_ROWS.get(str(error.details.get("error_type")), body["code"])
     if error.hint:
         body["message"] = f"{error.message} {error.hint}"
     return envelope, headers

@@ -57,6 +57,8 @@ ROW_FAULTS = {
     "RowError": (400, "invalid_request"),
     "MissingValue": (400, "invalid_request"),
     "Refused": (400, "content_filter"),
+    "OutputTruncated": (400, "output_truncated"),
+    "InvalidOutput": (400, "invalid_output"),
     "too_large": (413, "too_large"),
     "RateLimited": (429, "rate_limit_exceeded"),
 }

@@ -19,11 +19,16 @@ if TYPE_CHECKING:
 PROMPT = "prompt"
 TEMPLATE = "{prompt}"
 CHOICES = "choices"
+MAX_PROMPTS = 256
+MAX_TOKENS = 1_000_000
+"""Of one prompt; more than any context has."""
 
 Text = Annotated[str, Field(min_length=1)]
+Token = Annotated[int, Field(ge=0, lt=1 << 31)]
+TokenList = Annotated[list[Token], Field(min_length=1, max_length=MAX_TOKENS)]
 Tokens = Annotated[
-    Annotated[list[int], Field(min_length=1)] | Annotated[list[list[int]], Field(min_length=1)],
-    Field(description="Not supported: send text."),
+    TokenList | Annotated[list[TokenList], Field(min_length=1, max_length=MAX_PROMPTS)],
+    Field(description="Tokens of the model's own tokenizer."),
 ]
 
 
@@ -31,7 +36,7 @@ class CompletionRequest(SamplingFields):
     """Texts to continue. Fields that it does not name are ignored."""
 
     model: ModelName
-    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=256)] | Tokens
+    prompt: Text | Annotated[list[Text], Field(min_length=1, max_length=MAX_PROMPTS)] | Tokens
     echo: bool | None = None
     suffix: str | None = None
     logprobs: int | None = None
@@ -87,11 +92,13 @@ def rows_of_completion(asked: CompletionRequest) -> list[dict[str, Any]]:
     asked.refuse_unsupported("echo", "suffix", "logprobs")
     if asked.best_of not in (None, 1, asked.choices):
         raise refuse("best_of", "is not supported")
-    prompts = [asked.prompt] if isinstance(asked.prompt, str) else asked.prompt
-    if not all(isinstance(prompt, str) for prompt in prompts):
-        raise refuse("prompt", "has tokens, and only texts are supported")
-    return [
-        {"prompt": prompt, "options": asked.options(place=place)}
-        for prompt in prompts
-        for place in range(asked.choices)
-    ]
+    is_one = isinstance(asked.prompt, str) or isinstance(asked.prompt[0], int)
+    prompts = [asked.prompt] if is_one else asked.prompt
+    return [_row(asked, prompt, place) for prompt in prompts for place in range(asked.choices)]
+
+
+def _row(asked: CompletionRequest, prompt: Any, place: int) -> dict[str, Any]:
+    """Return a row with a text; one with tokens has them among its options, and no text."""
+    if isinstance(prompt, str):
+        return {"prompt": prompt, "options": asked.options(place=place)}
+    return {"prompt": "", "options": asked.options(place=place, more={"tokens": prompt})}

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from batchmill_coordinator.endpoints.base import Answered
 
 MAX_INPUTS = 2048
+MAX_TOKENS = 65_536
+"""Of one input; more than any model reads."""
 TEXT = "text"
 VECTOR = "embedding"
 TOKENS = "tokens"
@@ -29,9 +31,11 @@ NO_VECTOR = "the model's operator makes no column 'embedding'."
 
 Text = Annotated[str, Field(min_length=1)]
 Inputs = Annotated[list[Text], Field(min_length=1, max_length=MAX_INPUTS)]
+Token = Annotated[int, Field(ge=0, lt=1 << 31)]
+TokenList = Annotated[list[Token], Field(min_length=1, max_length=MAX_TOKENS)]
 Tokens = Annotated[
-    Annotated[list[int], Field(min_length=1)] | Annotated[list[list[int]], Field(min_length=1)],
-    Field(description="Not supported: send text."),
+    TokenList | Annotated[list[TokenList], Field(min_length=1, max_length=MAX_INPUTS)],
+    Field(description="Tokens of the model's own tokenizer."),
 ]
 
 
@@ -42,6 +46,11 @@ class EmbeddingsRequest(BaseModel):
     input: Text | Inputs | Tokens
     encoding_format: Literal["float", "base64"] = "float"
     dimensions: Annotated[int | None, Field(ge=1)] = None
+
+    @property
+    def has_tokens(self) -> bool:
+        """Whether the inputs are tokens, not texts."""
+        return not isinstance(self.input, str) and not isinstance(self.input[0], str)
 
 
 class Embeddings:
@@ -59,6 +68,8 @@ class Embeddings:
         asked = parsed(body, EmbeddingsRequest)
         given = {"dimensions": asked.dimensions, "base64": asked.encoding_format == "base64" or None}
         form = {name: value for name, value in given.items() if value is not None}
+        if asked.has_tokens:
+            raise refuse("input", "has tokens, and batches take only texts")
         return Rows(tuple(rows_of_embeddings(asked, model)), form=form)
 
     def row_schema(self, model: ServedModel | None) -> pa.Schema:
@@ -75,12 +86,11 @@ class Embeddings:
 
 
 def rows_of_embeddings(asked: EmbeddingsRequest, model: ServedModel | None) -> list[dict[str, Any]]:
-    """Return the rows of a request. Raises `BodyFault` for what is not supported."""
-    texts = [asked.input] if isinstance(asked.input, str) else asked.input
-    if not all(isinstance(text, str) for text in texts):
-        raise refuse("input", "has tokens, and only texts are supported")
+    """Return the rows of a request: with a text each, or with a list of tokens."""
+    is_one = isinstance(asked.input, str) or isinstance(asked.input[0], int)
+    inputs = [asked.input] if is_one else asked.input
     column = text_column(model)
-    return [{column: text} for text in texts]
+    return [{column: one} for one in inputs]
 
 
 def text_column(model: ServedModel | None) -> str:

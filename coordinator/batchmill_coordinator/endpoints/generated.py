@@ -93,7 +93,9 @@ class SamplingFields(BaseModel):
             if getattr(self, name):
                 raise refuse(name, "is not supported")
 
-    def options(self, schema: dict[str, Any] | None = None, place: int = 0) -> str:
+    def options(
+        self, schema: dict[str, Any] | None = None, place: int = 0, more: Mapping[str, Any] | None = None
+    ) -> str:
         """Return the options of a row, as JSON text. place: of its choice, which has a seed of its own."""
         stop = [self.stop] if isinstance(self.stop, str) else self.stop
         seed = None if self.seed is None else (self.seed + place) % (1 << 63)
@@ -104,17 +106,19 @@ class SamplingFields(BaseModel):
             "stop": stop,
             "seed": seed,
             "schema": schema,
+            **(more or {}),
         }
         return json.dumps({name: value for name, value in own.items() if value is not None})
 
 
 @dataclass(frozen=True, slots=True)
 class Generated:
-    """The result of one row."""
+    """The result of one row. tool_calls: in OpenAI's form."""
 
     text: str
     finish_reason: str
     usage: Usage
+    tool_calls: tuple[dict[str, Any], ...] = ()
 
     @classmethod
     def of(cls, row: Mapping[str, Any]) -> Generated:
@@ -124,7 +128,8 @@ class Generated:
         """
         if "text" not in row:
             raise BodyFault("the model's operator makes no column 'text'.", "model")
-        return cls(str(row["text"]), row.get("finish_reason") or "stop", Usage.of(row))
+        calls = tuple(row.get("tool_calls") or ())
+        return cls(str(row["text"]), row.get("finish_reason") or "stop", Usage.of(row), calls)
 
 
 def usage_of(generated: Sequence[Generated], choices: int = 1) -> Usage:

@@ -141,6 +141,14 @@ TREND = Metric(
     ("operator", "params", "device_type", "changed"),
 )
 
+TRIALS = Metric("batchmill_trials", GAUGE, "Trials of batch sizes in the journal, by state", ("state",))
+TRIAL_RATIO = Metric(
+    "batchmill_trial_time_ratio",
+    GAUGE,
+    "Device time a unit with a batch size that won a trial over that before; until it expires",
+    ("operator", "params", "device_type", "setting", "value"),
+)
+
 DEVICE_TIME = Metric(
     "batchmill_device_seconds_total", COUNTER, "Device time charged to jobs, by part", (*OF_WORK, "part")
 )
@@ -211,6 +219,8 @@ LEADER_METRICS = (
     DISK_FREE,
     DISK_SIZE,
     TREND,
+    TRIALS,
+    TRIAL_RATIO,
     DEVICE_TIME,
     MONEY,
     ROWS_CHARGED,

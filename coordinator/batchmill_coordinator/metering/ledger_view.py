@@ -6,6 +6,7 @@ Only the leader exports the last. A reading serves everybody who asks within a s
 from __future__ import annotations
 
 import shutil
+from collections import Counter
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,7 @@ from prometheus_client.registry import Collector
 
 from batchmill.caches import Fresh
 from batchmill.errors import ServiceUnavailable
+from batchmill.insights.trials import TrialState
 from batchmill_coordinator.fleet.backlog import pool_loads, read_heads
 from batchmill_coordinator.fleet.pools import view_pools
 from batchmill_coordinator.metering import catalogue
@@ -20,7 +22,7 @@ from batchmill_coordinator.metering.costs import cost_metrics
 from batchmill_coordinator.metering.counts import MAX_POOLS
 from batchmill_coordinator.metering.streams import stream_metrics
 from batchmill_coordinator.metering.work import names_of, work_sums
-from batchmill_coordinator.status.trends import read_trends
+from batchmill_coordinator.status.insights import Insights
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -29,12 +31,13 @@ if TYPE_CHECKING:
 
     from batchmill.clock import Clock
     from batchmill.fleet import PoolScale
+    from batchmill.insights.trials import Trial
     from batchmill.ledger import Ledger
     from batchmill_coordinator.fleet.pools import PoolView
     from batchmill_coordinator.metering.work import WorkSums
 
 READING_TTL_S = 1.0
-TRENDS_TTL_S = 60.0  # a change shows after some jobs
+INSIGHTS_TTL_S = 60.0  # a change shows after some jobs
 MAX_STREAMS = 1000  # jobs over streams that are summed up: the oldest
 MAX_DEADLINES = 200  # jobs whose deadline is checked for whether it can be met: those with the nearest
 READING_TIMEOUT_S = 5.0
@@ -63,7 +66,9 @@ class LedgerCollector(Collector):
         self._clock = clock
         self._folders = folders
         self._currency = currency
-        self._trends = Fresh(lambda: read_trends(ledger), TRENDS_TTL_S, clock)
+        insights = Insights(ledger)
+        self._trends = Fresh(lambda: insights.trends(None), INSIGHTS_TTL_S, clock)
+        self._trials = Fresh(lambda: insights.trials(None), INSIGHTS_TTL_S, clock)
         self._latest = Fresh(lambda: list(self._read()), READING_TTL_S, clock)
 
     def collect(self) -> Iterable[Metric]:
@@ -114,6 +119,7 @@ class LedgerCollector(Collector):
                 ((one.operator, one.params, one.device_type, one.changed_names), one.shift.ratio if one.shift else 1.0)
                 for one in self._trends.get(READING_TIMEOUT_S)
             ),
+            *_of_trials(self._trials.get(READING_TIMEOUT_S), self._clock.wall()),
             *cost_metrics(ledger.costs.totals(), found, today, self._currency),
         ]
 
@@ -132,6 +138,17 @@ def _of_work(work: WorkSums) -> Iterator[Metric]:
     yield catalogue.JOBS.read(work.jobs.items())
     yield catalogue.SHARDS.read(work.shards.items())
     yield catalogue.ROWS.read(work.rows.items())
+
+
+def _of_trials(trials: Sequence[Trial], now: float) -> Iterator[Metric]:
+    states = Counter(one.state for one in trials)
+    yield catalogue.TRIALS.read(((state.value,), states[state]) for state in TrialState)
+    winners = {
+        (one.operator, one.params, one.device_type, one.setting, f"{one.candidate:g}"): one.ratio
+        for one in reversed(trials)  # the latest last
+        if one.state is TrialState.WON and one.ratio is not None and (one.expires_at or 0) > now
+    }
+    yield catalogue.TRIAL_RATIO.read(winners.items())
 
 
 def _of_scale(scales: Mapping[str, PoolScale], names: Mapping[str, str]) -> Iterator[Metric]:

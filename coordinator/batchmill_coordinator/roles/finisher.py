@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING
 
-from batchmill.errors import ServiceUnavailable
+from batchmill.errors import Overloaded, ServiceUnavailable
 from batchmill.jobs.job import JobState
 from batchmill_coordinator.roles.job_guard import JobGuard
 
@@ -79,9 +79,9 @@ class Finisher:
     def _finish(self, record: JobRecord, state: JobState, epoch: int) -> None:
         try:
             self._outputs.close(record, state, epoch)
-        except ServiceUnavailable:
-            raise
-        except Exception as error:  # noqa: BLE001  # whatever it is, it is this job's, and a job that stops ends anyway
+        except Exception as error:  # whatever it is, it is this job's, and a job that stops ends anyway
+            if isinstance(error, ServiceUnavailable) and not isinstance(error, Overloaded):
+                raise
             if self._guard.may_retry(record.id, error):
                 return
             self._guard.fail(record.id, error)

@@ -6,7 +6,8 @@
 3. Then a role that can fail jobs fails the job, with the reason; another role sets it aside, and tries again later.
 4. The first failure is written to the job's log, and all to the coordinator's.
 
-Only `ServiceUnavailable` ends the role's step: without the ledger there is nothing to do for any job.
+Only `ServiceUnavailable` ends the role's step: without the ledger there is nothing to do for any job. `Overloaded`, one
+of its kinds, does not: something that one job needs is busy, or its tenant has used up a limit, so that job waits.
 """
 
 from __future__ import annotations
@@ -71,6 +72,8 @@ class JobGuard:
         with about(job=job_id):
             try:
                 yield
+            except Overloaded as error:
+                self._end(job_id, error)
             except ServiceUnavailable:
                 raise
             except Exception as error:  # noqa: BLE001  # what one job raises is that job's
@@ -89,6 +92,9 @@ class JobGuard:
         if isinstance(error, StreamUnavailable):
             limit = math.inf  # a job over a stream waits for it, however long it is away
             self._set_aside(job_id, min(failures, STREAM_RETRIES))
+        elif isinstance(error, Overloaded):
+            limit = math.inf  # it succeeds later
+            self._set_aside(job_id, failures)
         elif isinstance(error, StorageError):
             limit = self._max_storage_failures
         elif isinstance(error, BatchmillError):

@@ -8,12 +8,15 @@
 3. Nothing is deleted before it is settled, and nothing depends on its being deleted.
 4. Results of streams are deleted when they are old, or too many (`StreamRetention`); so are rows that were sent to a
    stream and that no job has taken for long.
+5. Sources are asked side by side (`SourceCalls`), and a step waits for `ANSWER_S` at most: a server that hangs delays
+   neither other jobs nor what is deleted. Its answer is taken when it comes.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from batchmill.errors import StreamUnavailable
 from batchmill.jobs.stages import FIRST_STAGE
@@ -21,6 +24,7 @@ from batchmill.jobs.streams.offsets import StreamOffsets, settled_offsets
 from batchmill.sources.base import EndlessSource
 from batchmill.streams.pushed import delete_pushed
 from batchmill_coordinator.roles.job_guard import JobGuard, apart
+from batchmill_coordinator.roles.source_calls import SourceCalls
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -29,6 +33,24 @@ if TYPE_CHECKING:
     from batchmill.sources.base import Source
     from batchmill.storage.blobs import BlobStore
     from batchmill_coordinator.results.stream_retention import StreamRetention
+
+
+ANSWER_S = 0.5
+"""How long a step waits for the sources of streams."""
+
+
+class _Call(NamedTuple):
+    """What a source is asked for which job."""
+
+    what: Literal["measure", "settle"]
+    job_id: str
+
+
+class _Answer(NamedTuple):
+    """The lag of a stream, if it is known, and why its source is away."""
+
+    lag: int | None
+    away: str = ""
 
 
 class StreamKeeper:
@@ -45,45 +67,66 @@ class StreamKeeper:
         retention: StreamRetention,
         blobs: BlobStore,
         pushed_ttl_s: float,
+        answer_s: float = ANSWER_S,
     ) -> None:
         self._ledger = ledger
         self._open_source = open_source
         self._retention = retention
         self._blobs = blobs
         self._pushed_ttl_s = pushed_ttl_s
+        self._answer_s = answer_s
         self._guard = JobGuard(ledger, "its stream could not be measured")
+        self._retention_guard = JobGuard(ledger, "old results of it could not be deleted")
+        self._calls: SourceCalls[_Call, _Answer | None] = SourceCalls()
+        self._turn = 0  # of the jobs, by which they come first
 
     def step(self, epoch: int) -> None:
         """Measure every stream, and settle it."""
         records = self._ledger.jobs.read_many(self._ledger.streams.live_jobs())
         now_ms = self._ledger.now_ms()
-        self._guard.forget_all_but({record.id for record in records})
-        self._retention.forget_all_but({record.id for record in records})
-        groups: dict[tuple[str, ...], list[JobRecord]] = defaultdict(list)
+        live = {record.id for record in records}
+        for guard in (self._guard, self._retention_guard):
+            guard.forget_all_but(live)
+        self._retention.forget_all_but(live)
+        self._ask(records)
         for record in records:
-            if record.spec.stream is not None:
-                groups[record.spec.stream.identity].append(record)
-                if not self._guard.is_set_aside(record.id):
-                    with self._guard.over(record.id):
-                        self._measure(record, epoch)
-                        self._retention.apply(record, now_ms, epoch)
-        for group in groups.values():
-            if not self._guard.is_set_aside(group[0].id):
-                with self._guard.over(group[0].id):
-                    self._settle(group)
+            if not self._retention_guard.is_set_aside(record.id):
+                with self._retention_guard.over(record.id):
+                    self._retention.apply(record, now_ms, epoch)
+        self._take_answers(live, epoch)
         oldest = f"{now_ms - int(self._pushed_ttl_s * 1000)}-0"
         for tenant, name in self._ledger.streams.all_pushed():
             with apart(f"deleting old rows of the stream {name!r}"):
                 delete_pushed(self._ledger.streams, self._blobs, tenant, name, oldest)
 
-    def _measure(self, record: JobRecord, epoch: int) -> None:
-        lag: int | None = None
-        away = ""
+    def _ask(self, records: Sequence[JobRecord]) -> None:
+        """Begin to measure and to settle the streams of all jobs; one that cannot be begun comes first another time."""
+        groups: dict[tuple[str, ...], list[JobRecord]] = defaultdict(list)
+        for record in records:
+            if record.spec.stream is not None:
+                groups[record.spec.stream.identity].append(record)
+        calls: list[tuple[_Call, Callable[[], _Answer | None]]] = []
+        for group in groups.values():
+            calls += ((_Call("measure", one.id), partial(self._measure, one)) for one in group)
+            calls.append((_Call("settle", group[0].id), partial(self._settle, group)))
+        self._turn = self._turn % max(len(calls), 1)
+        for call, work in (*calls[self._turn :], *calls[: self._turn]):
+            if not self._guard.is_set_aside(call.job_id) and self._calls.begin(call, work):
+                self._turn += 1
+
+    def _take_answers(self, live: set[str], epoch: int) -> None:
+        for call, future in self._calls.ended(self._answer_s):
+            if call.job_id in live:
+                with self._guard.over(call.job_id):
+                    answer = future.result()
+                    if answer is not None:
+                        self._ledger.streams.note(call.job_id, answer.lag, answer.away, epoch)
+
+    def _measure(self, record: JobRecord) -> _Answer:
         try:
-            lag = self._source(record).survey(record.first.cursor).lag
+            return _Answer(self._source(record).survey(record.first.cursor).lag)
         except StreamUnavailable as error:
-            away = error.message
-        self._ledger.streams.note(record.id, lag, away, epoch)
+            return _Answer(None, error.message)
 
     def _settle(self, group: Sequence[JobRecord]) -> None:
         if not all(record.spec.stream and record.spec.stream.trims for record in group):

@@ -24,7 +24,9 @@ from batchmill_worker.generation.base import (
     Prompt,
     Sampling,
     Segment,
+    ToolFormat,
 )
+from batchmill_worker.generation.tools import choose_tools, read_calls, with_tools
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -45,7 +47,7 @@ class WordEngine:
     digest = "none"
 
     def __init__(self) -> None:
-        self.limits = EngineLimits(1000, 4)
+        self.limits = EngineLimits(1000, 4, has_tools=True, tool_format=ToolFormat("<call>", "name", "arguments"))
         self._left: dict[int, list[str]] = {}
         self._said: dict[int, str] = {}
         self._limit: dict[int, int] = {}
@@ -103,7 +105,7 @@ def text_of(draft: Draft) -> str:
 
 @batchmill.operator("speaker", kind=OperatorKind.REQUEST, cacheable=False)
 class Speaker:
-    """Repeats the last message of a chat, word by word."""
+    """Repeats the last message of a chat, word by word; of one with tools, a word may be a call of a function."""
 
     def __init__(self) -> None:
         self.engine = WordEngine()
@@ -116,14 +118,20 @@ class Speaker:
         draft = Draft((Message(message["role"], (Segment(message["content"]),)),))
         options = json.loads(row.get("options") or "{}")
         sampling = Sampling(options.get("max_tokens") or 1000)
+        tools = choose_tools(options.get("tools") or (), options.get("tool_choice") or "auto")
+        if tools is not None:
+            draft, _ = with_tools(self.engine.limits, draft, sampling, tools)
         return (Generation(next(_numbers), self.engine.render(draft, sampling, "error"), sampling, 0),)
 
     def result(self, generations: Sequence[Generation], answers: Sequence[Answer]) -> dict[str, Any]:
         assert len(generations) == 1
-        (answer,) = answers
+        (answer,), form = answers, self.engine.limits.tool_format
+        assert form is not None
+        text, calls = read_calls(form, generations[0], answer)
         return {
-            "text": answer.text,
-            "finish_reason": answer.finish_reason,
+            "text": text,
+            "finish_reason": "tool_calls" if calls else answer.finish_reason,
+            "tool_calls": [call.value() for call in calls] or None,
             "prompt_tokens": answer.prompt_tokens,
             "cached_tokens": 0,
             "generated_tokens": answer.generated_tokens,

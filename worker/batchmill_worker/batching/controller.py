@@ -7,7 +7,8 @@
 4. With more than ten timings, sizes are spread by ±15 % around their centre so that the model keeps seeing different
    ones. The centre is chosen so that every size still meets the target: above it for the overhead, below it for limits.
 5. A size falls at most by half at a time, unless a limit demands more: a model that is wrong once costs little.
-6. Every `PROBE_INTERVAL_BATCHES`th batch is a quarter as large, or a sixteenth, so that the model keeps seeing what
+6. What a trial has found is applied to the size: `Targets.scale`, see `trials.py`. The limits hold all the same.
+7. Every `PROBE_INTERVAL_BATCHES`th batch is a quarter as large, or a sixteenth, so that the model keeps seeing what
    small batches cost: without them a fixed cost that was estimated too high would never be corrected.
 
 Source: Apache Beam's `BatchElements`, with memory added. Rejected: doubling while throughput rises and halving when it
@@ -67,6 +68,7 @@ class Targets:
     work_s: float | None = None  # fixed cost left out
     max_units: float | None = None
     hand_over_s: float = 0.0  # fixed cost of a batch besides what its timing includes
+    scale: float = 1.0  # times the size that meets the targets; limits are limits
 
     @classmethod
     def of(cls, policy: BatchPolicy) -> Targets:
@@ -103,9 +105,16 @@ def choose(experience: Experience, targets: Targets, u: float) -> Choice:
     if experience.probe and _spreads(experience) and targets.overhead is not None:
         return Choice(max(experience.probe * min(goal.units, tightest.units), MIN_UNITS), Reason.PROBING)
     if goal.units <= tightest.units:
-        return goal
+        return _scaled(goal, experience, tightest, targets.scale)
     narrowed = tightest.units * (1 - 2 * SPREAD / (1 + SPREAD) * u) if _spreads(experience) else tightest.units
-    return Choice(max(narrowed, MIN_UNITS), tightest.reason)
+    return _scaled(Choice(max(narrowed, MIN_UNITS), tightest.reason), experience, tightest, targets.scale)
+
+
+def _scaled(choice: Choice, experience: Experience, tightest: Choice, scale: float) -> Choice:
+    if scale == 1 or choice.reason in (Reason.STARTING, Reason.GROWING):
+        return choice
+    most = max(choice.units, min(tightest.units, GROWTH * experience.largest))
+    return Choice(max(min(choice.units * scale, most), MIN_UNITS), choice.reason)
 
 
 def _goal(experience: Experience, targets: Targets, u: float) -> Choice:
@@ -116,7 +125,7 @@ def _goal(experience: Experience, targets: Targets, u: float) -> Choice:
         return growing
     enough = experience.model.units_within_overhead(targets.overhead, targets.hand_over_s)
     if _spreads(experience):
-        enough = max(enough * (1 + 2 * SPREAD / (1 - SPREAD) * u), experience.last / GROWTH)
+        enough = max(enough * (1 + 2 * SPREAD / (1 - SPREAD) * u), experience.last / GROWTH / targets.scale)
     elif experience.samples <= SAMPLES_TO_SPREAD:
         enough = max(enough, experience.largest)  # too few samples to justify a smaller size
     if enough > growing.units:
@@ -162,22 +171,33 @@ class Controller:
         self._rows = 0
         self.is_changed = False
 
-    def choose(self, targets: Targets) -> Choice:
-        """Choose the size of the next batch."""
+    def choose(self, targets: Targets, *, is_trial: bool = False) -> Choice:
+        """Choose the size of the next batch. is_trial: it is one of a trial: no probe, and not remembered."""
         with self._lock:
-            self._chosen += 1
-            experience = Experience(
-                self._fitted(),
-                len(self._timings),
-                self._timings.largest,
-                self._choice.units,
-                self._memory_units(),
-                self._probe(),
-            )
-            choice = choose(experience, targets, self._rng.random())
-            if choice.reason is not Reason.PROBING:
+            if not is_trial:
+                self._chosen += 1
+            choice = choose(self._experience(None if is_trial else self._probe()), targets, self._rng.random())
+            if choice.reason is not Reason.PROBING and not is_trial:
                 self._choice = choice
             return choice
+
+    def largest_settled(self, targets: Targets) -> float | None:
+        """Return the largest size that `choose` may choose now for a trial; None while sizes have not settled."""
+        with self._lock:
+            experience = self._experience(None)
+            ends = [choose(experience, targets, u) for u in (0.0, 1.0)]
+            is_settled = _spreads(experience) and not any(one.reason is Reason.GROWING for one in ends)
+            return max(one.units for one in ends) if is_settled else None
+
+    def _experience(self, probe: float | None) -> Experience:
+        return Experience(
+            self._fitted(),
+            len(self._timings),
+            self._timings.largest,
+            self._choice.units,
+            self._memory_units(),
+            probe,
+        )
 
     def max_useful_padding(self, targets: Targets) -> float:
         """Return the units of padding that cost as much as one more batch; infinite while too little is known."""

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchmill_worker.batching.cost_model import Floats
+    from batchmill_worker.batching.trials import Arm
 
 Rows = npt.NDArray[np.int64]
 """Indices of rows."""
@@ -52,6 +53,7 @@ class Packed:
     units: float  # with padding
     true_units: float  # without
     costs: Floats  # of each row
+    arm: Arm | None = None  # its place in a trial of a setting; None: it is in none
 
     @property
     def is_run(self) -> bool:
@@ -106,6 +108,11 @@ class Window:
         self._seen_units = 0.0
         self._rows: Rows = np.empty(0, dtype=np.int64)
         self._costs: Floats = np.empty(0)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether no row is left."""
+        return self._seen == self._count and not self._rows.size
 
     def take(self, budget: float, max_rows: int | None = None, *, max_padding: float = math.inf) -> Packed | None:
         """Take the next batch, within a budget of units and of rows but at least a row; None when no row is left.

@@ -207,7 +207,7 @@ class _Run:
         return settled
 
     def _infer(self, packed: Packed, batch: Any) -> Any:
-        executor, controller, rows = self._executor, self._batching.controller, packed.rows.size
+        executor, rows = self._executor, packed.rows.size
         with executor.trace.span(Phase.DEVICE_WAIT, shard=self._attempt_id):
             self._turn.begin()
         try:
@@ -227,7 +227,7 @@ class _Run:
                 self._turn.end()
         self._turn.worked_s += busy_s
         self._timings.append(BatchTiming(rows, packed.units, packed.true_units, busy_s))
-        controller.ran(packed.units, busy_s, rows=rows, peak_bytes=peak, limit_bytes=limit)
+        self._batching.ran(packed, busy_s, peak_bytes=peak, limit_bytes=limit)
         return outputs
 
     def _keeps_the_device(self) -> bool:
@@ -261,8 +261,7 @@ class _Run:
         if self._definition.takes_all and packed.rows.size > 1:
             raise self._failed_on_all(failure)
         out_of_memory = is_out_of_memory(failure)
-        if out_of_memory:
-            self._batching.controller.record_oom(packed.units)
+        self._batching.failed(packed, out_of_memory=out_of_memory)
         if packed.rows.size == 1 and (is_last_try or not out_of_memory):
             self._mark_dead(int(packed.rows[0]), failure)
             return

@@ -20,11 +20,13 @@ from batchmill.fleet import BatchChoice
 from batchmill_worker.batching.controller import Controller
 from batchmill_worker.batching.profile import Profile
 from batchmill_worker.batching.sizing import Batching
+from batchmill_worker.batching.trials import Subject, Trials
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from batchmill.jobs.job import StageSpec
+    from batchmill.insights.trials import Trial
+    from batchmill.jobs.job import BatchPolicy, StageSpec
     from batchmill.operators.contract import BackendInfo, OperatorDefinition
 
 log = logging.getLogger(__name__)
@@ -32,6 +34,8 @@ log = logging.getLogger(__name__)
 MAX_CONTROLLERS = 32
 MAX_SHOWN = 8
 SAVE_INTERVAL_S = 5.0
+LEARN_INTERVAL_S = 60.0
+"""How often workers read which trials of others have ended."""
 
 
 class ProfileStore(Protocol):
@@ -44,16 +48,28 @@ class ProfileStore(Protocol):
         """Store a profile."""
 
 
+class TrialStore(Protocol):
+    """Keeps the journal of trials that workers share."""
+
+    def of(self, name: str) -> list[Trial]:
+        """Return the trials of that name."""
+
+    def keep(self, name: str, trial: Trial) -> None:
+        """Keep a trial, in place of what was kept of it."""
+
+
 @dataclass(frozen=True, slots=True)
 class _Kept:
     controller: Controller
     backend: BackendInfo | None
+    trials: Trials | None
 
 
 class ControllerCache:
     """Keeps the controllers of recent jobs, saves what they learn, and lists what they decide. Thread-safe.
 
     device: as `setup` receives it, `"cpu"` or `"cuda:0"`. is_interactive: see `Batching`.
+    trials: where the journal of trials is; None: nothing is tried, and winners are not used.
     """
 
     def __init__(
@@ -62,29 +78,36 @@ class ControllerCache:
         device: str,
         clock: Clock | None = None,
         is_interactive: Callable[[], bool] = lambda: False,
+        trials: TrialStore | None = None,
     ) -> None:
         self._store = store
         self._device = device
         self._clock = clock or SystemClock()
         self._is_interactive = is_interactive
+        self._journal = trials
         self._lock = Lock()
         self._kept: Lru[tuple[str, str], _Kept] = Lru(MAX_CONTROLLERS)  # by operator and profile
-        self._saved_at = self._clock.monotonic()
+        self._saved_at = self._learned_at = self._clock.monotonic()
 
-    def batching(self, definition: OperatorDefinition, spec: StageSpec, backend: BackendInfo | None = None) -> Batching:
+    def batching(
+        self, definition: OperatorDefinition, spec: StageSpec, backend: BackendInfo | None = None, job: str = ""
+    ) -> Batching:
         """Return how to size the batches of a job. Raises `InvalidParams` if its parameters do not fit.
 
-        backend: what computes its results in this process, if the operator reports it.
+        backend: what computes its results in this process, if the operator reports it. job: its id.
         """
-        name = self._name(definition, spec, backend)
+        digest = hashlib.sha256(definition.canonical(spec.params).encode()).hexdigest()[:32]
+        name = self._name(definition, digest, backend)
 
         def make() -> _Kept:
-            return _Kept(Controller(Random(), self._read(name)), backend)  # noqa: S311  # jitter
+            trials = self._trials(Subject(definition.name, digest[:12], device_type(self._device)), name)
+            return _Kept(Controller(Random(), self._read(name)), backend, trials)  # noqa: S311  # jitter
 
         kept = self._kept.get_or_make((definition.name, name), make)
         is_one_batch = definition.takes_all and definition.batch_size is None
         policy = spec.batch.model_copy(update={"size": None}) if is_one_batch else spec.batch
-        return Batching(policy, kept.controller, self._is_interactive)
+        trials = kept.trials if _may_vary(policy) else None
+        return Batching(policy, kept.controller, self._is_interactive, trials, job)
 
     def save(self, *, at_once: bool = False) -> None:
         """Share what was learned, at most every `SAVE_INTERVAL_S` unless `at_once`. Failures are only logged."""
@@ -93,13 +116,36 @@ class ControllerCache:
             if not at_once and now - self._saved_at < SAVE_INTERVAL_S:
                 return
             self._saved_at = now
-            controllers = [(name, kept.controller) for (_, name), kept in self._kept.items()]
-            changed = [(name, controller) for name, controller in controllers if controller.is_changed]
+            learns = now - self._learned_at >= LEARN_INTERVAL_S
+            self._learned_at = now if learns else self._learned_at
+            all_kept = [(name, kept) for (_, name), kept in self._kept.items()]
         try:
-            for name, controller in changed:
-                self._store.write(name, controller.profile().model_dump_json())
+            for name, kept in all_kept:
+                if kept.controller.is_changed:
+                    self._store.write(name, kept.controller.profile().model_dump_json())
+                if kept.trials is not None:
+                    self._share(name, kept.trials, learns=learns)
         except ServiceUnavailable as error:
             log.warning("what was learned about batch sizes is not shared yet: %s", error)
+
+    def _share(self, name: str, trials: Trials, *, learns: bool) -> None:
+        if self._journal is None:
+            return
+        for trial in trials.unsaved():
+            self._journal.keep(name, trial)
+            trials.saved(trial)
+        if learns:
+            trials.learn(self._journal.of(name))
+
+    def _trials(self, subject: Subject, name: str) -> Trials | None:
+        if self._journal is None:
+            return None
+        try:
+            kept = self._journal.of(name)
+        except ServiceUnavailable as error:
+            log.warning("which settings have won trials cannot be read: %s", error)
+            kept = []
+        return Trials(subject, Random(), self._clock, kept)  # noqa: S311  # the order of pairs
 
     def choices(self) -> list[BatchChoice]:
         """List the last decision for each of the most recent operators, the latest first."""
@@ -124,10 +170,14 @@ class ControllerCache:
             log.warning("the batch profile %s is of another version and is ignored", name)
         return Profile()
 
-    def _name(self, definition: OperatorDefinition, spec: StageSpec, backend: BackendInfo | None) -> str:
-        digest = hashlib.sha256(definition.canonical(spec.params).encode()).hexdigest()[:32]
+    def _name(self, definition: OperatorDefinition, digest: str, backend: BackendInfo | None) -> str:
         computes = f":{backend.key}" if backend else ""
         return f"{definition.name}:{definition.version}:{digest}:{device_type(self._device)}{computes}"
+
+
+def _may_vary(policy: BatchPolicy) -> bool:
+    """Whether a job leaves the size of its batches to the worker: it sets none, nor how much of a batch is overhead."""
+    return policy.size is None and policy.target_overhead == type(policy)().target_overhead
 
 
 def _described(backend: BackendInfo | None) -> dict[str, Any]:

@@ -11,8 +11,9 @@ in its `Delta`; one that `step` raises ends all that is in flight; an engine tha
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from batchmill.operators.contract import RowError
 
@@ -40,15 +41,70 @@ class Segment:
 
 @dataclass(frozen=True, slots=True)
 class Message:
-    """One message of a chat. role: "" for text that is completed as it is."""
+    """One message of a chat. role: "" for text that is completed as it is.
+
+    tool_calls: the calls in an assistant's message, JSON text of a list in OpenAI's form; "": none.
+    tool_call_id: of the call whose result a message of the role `tool` is.
+    """
 
     role: str
     segments: tuple[Segment, ...]
+    tool_calls: str = ""
+    tool_call_id: str = ""
 
     @property
     def text(self) -> str:
         """The complete message."""
         return "".join(segment.text for segment in self.segments)
+
+    def value(self, content: str | None = None) -> dict[str, Any]:
+        """Return it in OpenAI's form, with another content if one is given."""
+        made: dict[str, Any] = {"role": self.role, "content": self.text if content is None else content}
+        if self.tool_calls:
+            made["tool_calls"] = json.loads(self.tool_calls)
+        if self.tool_call_id:
+            made["tool_call_id"] = self.tool_call_id
+        return made
+
+
+@dataclass(frozen=True, slots=True)
+class Tools:
+    """Functions that the model may call: JSON text of a list in OpenAI's form.
+
+    choice: `auto`, `required`, or the name of the function that it has to call.
+    opening: with what a call begins that it has to make and that is given to it; "": the answer is free.
+    """
+
+    functions: str
+    choice: str = "auto"
+    opening: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ToolCall:
+    """A call of a function, in an answer. arguments: JSON text of an object."""
+
+    id: str
+    name: str
+    arguments: str
+
+    def value(self) -> dict[str, Any]:
+        """Return it in OpenAI's form, as a value of the column."""
+        return {"id": self.id, "type": "function", "function": {"name": self.name, "arguments": self.arguments}}
+
+
+@dataclass(frozen=True, slots=True)
+class ToolFormat:
+    """How a chat template writes a call: `opening`, then an object with the name and the arguments under these keys."""
+
+    opening: str
+    name_key: str
+    arguments_key: str
+
+    @property
+    def mark(self) -> str:
+        """With what a call in the text of an answer begins."""
+        return self.opening.strip() or "{"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +113,7 @@ class Draft:
 
     messages: tuple[Message, ...]
     is_chat: bool = True
+    tools: Tools | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +169,7 @@ class BegunAnswer:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """What a model has answered. finish_reason: `stop` or `length`."""
+    """What a model has answered. finish_reason: `stop`, `length`, or `tool_calls` if the engine reads calls itself."""
 
     text: str
     finish_reason: str
@@ -120,6 +177,7 @@ class Answer:
     cached_tokens: int  # of the prompt, which the engine had computed before
     generated_tokens: int
     logprobs: tuple[TokenLogprob, ...] = ()  # of its tokens, if asked for
+    tool_calls: tuple[ToolCall, ...] = ()  # of an engine that reads them itself
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,6 +212,9 @@ class EngineLimits:
     has_logprobs: whether it reports the likeliest tokens.
     is_exact: whether a row's likeliest tokens are the same whatever is computed beside it; else rounding may decide.
     continues: whether it continues an answer from its beginning.
+    has_tools: whether answers may be calls of functions.
+    tool_format: how calls are written in the text of an answer; None: the engine reads them itself.
+    vocabulary: how many tokens there are, from 0; None: only the service knows.
     """
 
     context: int | None
@@ -166,6 +227,9 @@ class EngineLimits:
     has_logprobs: bool = True
     is_exact: bool = True
     continues: bool = False
+    has_tools: bool = False
+    tool_format: ToolFormat | None = None
+    vocabulary: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,6 +6,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from batchmill_worker.generation.base import TemplateFailed
+from batchmill_worker.generation.tools import refuse_control_tokens
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -30,17 +31,23 @@ class DraftEncoder:
         raise NotImplementedError
 
     def fill_template(self, draft: Draft, contents: Sequence[str]) -> str:
-        """Return the model's chat template, with these contents in place of the messages'."""
+        """Return the model's chat template, with these contents in place of the messages', and with the tools."""
         raise NotImplementedError
 
     def encode_draft(self, draft: Draft) -> tuple[int, ...]:
-        """Return the tokens of a prompt; those of the model's beginning are put before it."""
+        """Return the tokens of a prompt; those of the model's beginning are put before it.
+
+        Behind it is the beginning of the call that the model has to make, if it has to make one.
+        """
         if not draft.is_chat:
             return self._encode_text_of(draft.messages[0])
+        refuse_control_tokens(draft, self._has_control_token)
         contents = [message.text for message in draft.messages]
+        opening = draft.tools.opening if draft.tools else ""
         if not any(self._has_control_token(content) for content in contents):
-            return self.encode_text(self.fill_template(draft, contents), special=True, begin=self.begins_chats)
-        return self._encode_apart(draft, contents)
+            text = self.fill_template(draft, contents) + opening
+            return self.encode_text(text, special=True, begin=self.begins_chats)
+        return self._encode_apart(draft, contents, opening)
 
     def encode(self, text: str) -> tuple[int, ...]:
         """Return the tokens of a text; what looks like a control token is text."""
@@ -60,10 +67,10 @@ class DraftEncoder:
             tokens += self.encode_text(segment.text, special=not segment.is_column, begin=place == 0)
         return tuple(tokens)
 
-    def _encode_apart(self, draft: Draft, contents: Sequence[str]) -> tuple[int, ...]:
+    def _encode_apart(self, draft: Draft, contents: Sequence[str], opening: str) -> tuple[int, ...]:
         """Encode the template and the contents separately, so that no content is read as a part of the template."""
         marks = [f"\ue000{secrets.token_hex(8)}\ue001" for _ in contents]
-        rest = self.fill_template(draft, marks)
+        rest = self.fill_template(draft, marks) + opening
         tokens: list[int] = []
         for mark, content in zip(marks, contents, strict=True):
             before, found, rest = rest.partition(mark)

@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Any
 
 from batchmill.errors import InvalidParams, InvalidRows, did_you_mean
 from batchmill.operators.contract import RowError
-from batchmill_worker.generation.base import Draft, Message, Segment
+from batchmill_worker.generation.base import Draft, Message, Segment, ToolCall
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-ROLES = ("system", "user", "assistant")
+ROLES = ("system", "user", "assistant", "tool")
 
 
 class PromptTemplate:
@@ -68,11 +68,32 @@ def chat_of_column(operator: str, row: Mapping[str, Any], column: str) -> tuple[
 
 def _message(column: str, one: Any) -> Message:
     role, content = (one.get("role"), one.get("content")) if isinstance(one, dict) else (None, None)
+    calls = _tool_calls(column, one.get("tool_calls")) if role == "assistant" else ""
+    if content is None and calls:
+        content = ""
     if role not in ROLES or not isinstance(content, str):
         raise RowError(
             f"column {column!r}: expected messages with a 'role' ({', '.join(ROLES)}) and a 'content' of text"
         )
-    return Message(role, (Segment(content, is_column=True),))
+    segments = (Segment(content, is_column=True),) if content or not calls else ()
+    return Message(role, segments, calls, str(one.get("tool_call_id") or "") if role == "tool" else "")
+
+
+def _tool_calls(column: str, value: Any) -> str:
+    """Read the calls of a message: a list in OpenAI's form, or JSON text of one; null: none. Raises `RowError`."""
+    if not value:
+        return ""
+    try:
+        found = json.loads(value) if isinstance(value, str) else value
+        calls = [ToolCall(str(one["id"]), str(one["function"]["name"]), one["function"]["arguments"]) for one in found]
+        if not all(isinstance(json.loads(one.arguments), dict) for one in calls):
+            raise ValueError("the arguments are no object")
+    except (ValueError, KeyError, TypeError) as error:
+        raise RowError(
+            f"column {column!r}: expected 'tool_calls' as a list of {{id, function: {{name, arguments}}}}, with JSON "
+            f"text of an object as arguments: {error}"
+        ) from error
+    return json.dumps([one.value() for one in calls], ensure_ascii=False)
 
 
 def chat(system: Sequence[Segment], user: Sequence[Segment]) -> Draft:

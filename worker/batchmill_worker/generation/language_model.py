@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import itertools
+import json
 import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from batchmill.errors import InvalidParams, OperatorFailed
 from batchmill.operators.contract import BackendInfo, RowError
+from batchmill.operators.row_errors import ContextTooLong
 from batchmill_worker.generation.answers import RowAnswers, joined
 from batchmill_worker.generation.base import Answer, Draft, Generation, Message, Prompt, Sampling, Segment
 from batchmill_worker.generation.fitting import fit_parts
@@ -16,13 +18,16 @@ from batchmill_worker.generation.row_options import RowSchemas, read_options
 from batchmill_worker.generation.schemas import AnswerSchema
 from batchmill_worker.generation.seeds import row_seed
 from batchmill_worker.generation.selection import EngineRequest, open_engine
+from batchmill_worker.generation.tools import AUTO, choose_tools, read_calls, with_tools
 from batchmill_worker.models.setup_context import current
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from batchmill.columns.lineage import Path
-    from batchmill_worker.generation.base import BegunAnswer, OnLong, TextEngine
+    from batchmill_worker.generation.base import BegunAnswer, EngineLimits, OnLong, TextEngine
+    from batchmill_worker.generation.row_options import RowOptions
+    from batchmill_worker.generation.tools import Choice, Tool
 
 MADE = (
     "text",
@@ -38,6 +43,8 @@ MADE = (
 """The columns of a result."""
 LOGPROBS = "logprobs"
 """One more, if the operator asks for it."""
+TOOL_CALLS = "tool_calls"
+"""One more, of a row with tools: the calls of functions in the answer, a list in OpenAI's form; null: none."""
 PARTS = "parts"
 """One more, if prompts that are too long are split: how many parts were answered."""
 
@@ -62,6 +69,8 @@ class Settings:
     on_long: OnLong
     logprobs: int | None = None
     options: str | None = None  # the column with a row's own settings
+    tools: Sequence[Tool | Mapping[str, Any]] | None = None
+    tool_choice: str | None = None
 
 
 class LanguageModelOperator:
@@ -98,7 +107,26 @@ class LanguageModelOperator:
             settings.logprobs,
         )
         self._row_schemas = RowSchemas(operator)
+        self._tools = self._checked_tools()
         self._engine: TextEngine | None = None
+
+    def _checked_tools(self) -> Choice | None:
+        """Return the tools of all rows. Raises `InvalidParams` for what does not go with them."""
+        settings = self._settings
+        others = {"schema": settings.schema is not None, "on_long": settings.on_long == "split"}
+        clash = next((f"there are 'tools' and {name!r}" for name, is_there in others.items() if is_there), "")
+        try:
+            chosen = choose_tools(settings.tools or (), settings.tool_choice or AUTO)
+        except RowError as error:
+            chosen, clash = None, str(error)
+        if settings.tools and clash:
+            raise InvalidParams(
+                f"operator {self._operator!r}: {clash}.",
+                hint="An answer is a call of a function, or text that fits a schema, and calls are of one prompt.",
+                operator=self._operator,
+                parameter="tools",
+            )
+        return chosen
 
     def draft(self, row: Mapping[str, Any]) -> Draft:
         """Make the draft of a row. Raises `RowError`."""
@@ -122,13 +150,7 @@ class LanguageModelOperator:
             self._refuse_answers_that_do_not_fit(self._engine.limits.context)
             if self._engine.limits.is_local:
                 check_engine(self._operator, self._engine)
-            if self._schema is not None and not self._engine.takes(self._sampling):
-                raise InvalidParams(
-                    f"operator {self._operator!r}: the engine {self._engine.name!r} does not understand 'schema'.",
-                    hint="Leave out what is not needed of it: references to other documents, rare keywords.",
-                    operator=self._operator,
-                    parameter="schema",
-                )
+            self._refuse_a_schema_that_is_not_understood(self._engine)
         except BaseException:
             self.teardown()
             raise
@@ -140,11 +162,27 @@ class LanguageModelOperator:
             "stop": bool(settings.stop) and not limits.has_stops,
             "logprobs": settings.logprobs is not None and not limits.has_logprobs,
             "seed": settings.seed is not None and settings.temperature > 0 and not limits.has_seeds,
+            "tools": self._tools is not None and not limits.has_tools,
         }
         for parameter in (name for name, is_lacking in lacking.items() if is_lacking):
             raise InvalidParams(
-                f"operator {self._operator!r}: the engine {engine.name!r} has no {parameter!r}.",
-                hint="Leave it out, or use the engine 'llamacpp' with a GGUF file of the model.",
+                f"operator {self._operator!r}: the engine {engine.name!r} has no {parameter!r} with this model.",
+                hint="Leave it out, or use the engine 'llamacpp' with a GGUF file of the model; for tools, of a model "
+                "whose chat template has them.",
+                operator=self._operator,
+                parameter=parameter,
+            )
+
+    def _refuse_a_schema_that_is_not_understood(self, engine: TextEngine) -> None:
+        parameter, sampling = "schema", self._sampling
+        if self._tools is not None:  # a call that has to be made has a schema of the arguments
+            parameter, sampling = "tools", with_tools(engine.limits, Draft(()), sampling, self._tools)[1]
+            if sampling.schema:
+                AnswerSchema(self._operator, json.loads(sampling.schema), retryable=False)
+        if sampling.schema and not engine.takes(sampling):
+            raise InvalidParams(
+                f"operator {self._operator!r}: the engine {engine.name!r} does not understand {parameter!r}.",
+                hint="Leave out what is not needed of its schema: references to other documents, rare keywords.",
                 operator=self._operator,
                 parameter=parameter,
             )
@@ -180,12 +218,21 @@ class LanguageModelOperator:
         if own and sampling.temperature > 0 and not engine.limits.has_seeds:
             raise RowError(f"the engine {engine.name!r} has no seeds")
         base, of_row = (options.seed or 0, ()) if own else (settings.seed or 0, path)
+        if options.tokens is not None:
+            seed = row_seed(base, of_row, failures)
+            return (self._generation(prompt_of_tokens(engine.limits, options.tokens, sampling), sampling, seed),)
+        draft = self.draft(row)
+        tools = self._tools_of(options)
+        if tools is not None:
+            draft, sampling = with_tools(engine.limits, draft, sampling, tools)
+            if sampling.schema:
+                self._row_schemas.get(sampling.schema)
         if settings.on_long != "split":
-            prompt = engine.render(self.draft(row), sampling, settings.on_long)
+            prompt = engine.render(draft, sampling, settings.on_long)
             return (self._generation(prompt, sampling, row_seed(base, of_row, failures)),)
-        if sampling.schema:
-            raise RowError("a row of an operator that splits long prompts cannot have a schema")
-        prompts = fit_parts(lambda draft: engine.render(draft, sampling, "error"), self.draft(row))
+        if sampling.schema or draft.tools:
+            raise RowError("a row of an operator that splits long prompts cannot have a schema or tools")
+        prompts = fit_parts(lambda one: engine.render(one, sampling, "error"), draft)
         if len(prompts) == 1:
             return (self._generation(prompts[0], sampling, row_seed(base, of_row, failures)),)
         return [
@@ -193,9 +240,17 @@ class LanguageModelOperator:
             for part, prompt in enumerate(prompts)
         ]
 
+    def _tools_of(self, options: RowOptions) -> Choice | None:
+        if options.tools is None and options.tool_choice is None:
+            return self._tools
+        if options.tools is None and not self._settings.tools:
+            raise RowError("there is a 'tool_choice' and there are no tools")
+        return choose_tools(options.tools or self._settings.tools or (), options.tool_choice or AUTO)
+
     def _generation(self, prompt: Prompt, sampling: Sampling, seed: int) -> Generation:
         """Make a request. The state of a random generator, a grammar or a search for stop texts is in no answer."""
-        is_plain = not (sampling.temperature or sampling.schema or sampling.stop or sampling.logprobs is not None)
+        chosen = sampling.temperature or sampling.schema or sampling.stop or sampling.logprobs is not None
+        is_plain = not (chosen or prompt.draft.tools)
         return _generation(prompt, sampling, seed, may_continue=is_plain and self.engine.limits.continues)
 
     def resume(self, generation: Generation, begun: BegunAnswer) -> Generation:
@@ -220,9 +275,11 @@ class LanguageModelOperator:
             self._schema.check(answer)
         elif schema:
             self._row_schemas.get(schema).check(answer)
+        tools, form = generation.prompt.draft.tools, self.engine.limits.tool_format
+        text, calls = read_calls(form, generation, answer) if tools and form else (answer.text, answer.tool_calls)
         values = (
-            answer.text,
-            answer.finish_reason,
+            text,
+            "tool_calls" if calls and answer.finish_reason == "stop" else answer.finish_reason,
             answer.prompt_tokens,
             answer.cached_tokens,
             answer.generated_tokens,
@@ -234,6 +291,8 @@ class LanguageModelOperator:
         made: dict[str, Any] = dict(zip(MADE, values, strict=True))
         if generation.sampling.logprobs is not None:
             made[LOGPROBS] = [one.value() for one in answer.logprobs]
+        if tools is not None:
+            made[TOOL_CALLS] = [call.value() for call in calls] or None
         if self._settings.on_long == "split":
             made[PARTS] = len(answers)
         return made
@@ -268,6 +327,16 @@ class LanguageModelOperator:
             return None if made is None else self.result(*made)
         except RowError as error:
             return error
+
+
+def prompt_of_tokens(limits: EngineLimits, tokens: Sequence[int], sampling: Sampling) -> Prompt:
+    """Make the prompt of a row that brings tokens. Raises `ContextTooLong`, and `RowError` for unknown tokens."""
+    if limits.vocabulary is not None and max(tokens) >= limits.vocabulary:
+        raise RowError(f"the prompt has the token {max(tokens)}, and the model's are 0 to {limits.vocabulary - 1}")
+    room = None if limits.context is None else limits.context - sampling.max_tokens
+    if room is not None and len(tokens) > room:
+        raise ContextTooLong(f"the prompt has {len(tokens)} tokens, and the context has room for {max(room, 0)}")
+    return Prompt(Draft((Message("", ()),), is_chat=False), tuple(tokens))
 
 
 def answer_together(

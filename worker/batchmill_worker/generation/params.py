@@ -10,6 +10,7 @@ from batchmill.operators.named_params import COLUMN_FORMAT, TEMPLATE_FORMAT
 from batchmill_worker.generation.base import OnLong as OnLongName
 from batchmill_worker.generation.logprobs import MAX_LOGPROBS
 from batchmill_worker.generation.selection import EngineName
+from batchmill_worker.generation.tools import Tool
 
 Model = Annotated[
     str,
@@ -67,8 +68,26 @@ Options = Annotated[
     Field(
         min_length=1,
         json_schema_extra={"format": COLUMN_FORMAT},
-        description="The input column with a row's own max_tokens, temperature, top_p, seed, stop and schema: an "
-        "object or JSON text of one.",
+        description="The input column with a row's own max_tokens, temperature, top_p, seed, stop and schema, in chat "
+        "tools and tool_choice, too: an object or JSON text of one.",
+    ),
+]
+ToolList = Annotated[
+    list[Tool] | None,
+    Field(
+        min_length=1,
+        max_length=128,
+        description="Functions that the model may call, in the form of OpenAI's API; only where the engine and the "
+        "model's chat template have tools.",
+    ),
+]
+ToolChoice = Annotated[
+    str | None,
+    Field(
+        min_length=1,
+        max_length=64,
+        description="Whether the model calls a function: auto, required, none, or the name of the one that it calls; "
+        "by default auto.",
     ),
 ]
 Engine = Annotated[

@@ -6,7 +6,7 @@ import json
 import math
 import re
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -23,13 +23,15 @@ if TYPE_CHECKING:
 
 MAX_SCHEMAS = 64
 MAX_SCHEMA_CHARS = 16_384
+MAX_TOKENS = 1_000_000
+"""Of a prompt that is given as such; longer than any context."""
 MAX_REPETITIONS = 10_000
 """Of what a pattern repeats: engines unroll it, and no other row continues meanwhile."""
 _COUNTS = re.compile(r"\{(\d{1,9})(?:,(\d{0,9}))?\}")
 
 
 class RowOptions(BaseModel):
-    """The options of one row; what is None is as the operator's parameters say."""
+    """The options of one row; what is None is as the operator's parameters say. tokens: the prompt, in place of one."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -39,6 +41,9 @@ class RowOptions(BaseModel):
     seed: params.Seed | None = None
     stop: params.Stop = None
     json_schema: params.Schema = Field(default=None, alias="schema")
+    tokens: Annotated[list[Annotated[int, Field(ge=0)]] | None, Field(min_length=1, max_length=MAX_TOKENS)] = None
+    tools: params.ToolList = None
+    tool_choice: params.ToolChoice = None
 
     def sampling(self, general: Sampling) -> Sampling:
         """Return how tokens are chosen for this row."""

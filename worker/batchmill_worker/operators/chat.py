@@ -14,7 +14,14 @@ from batchmill.operators.registration import operator
 from batchmill_worker.generation import params
 from batchmill_worker.generation.base import Draft
 from batchmill_worker.generation.drafts import PromptTemplate, chat, chat_of_column
-from batchmill_worker.generation.language_model import LOGPROBS, MADE, PARTS, LanguageModelOperator, Settings
+from batchmill_worker.generation.language_model import (
+    LOGPROBS,
+    MADE,
+    PARTS,
+    TOOL_CALLS,
+    LanguageModelOperator,
+    Settings,
+)
 from batchmill_worker.generation.selection import EngineRequest
 
 System = Annotated[
@@ -44,13 +51,13 @@ Messages = Annotated[
 ]
 
 
-@operator("chat", makes=(*MADE, LOGPROBS, PARTS), cacheable=False, kind=OperatorKind.REQUEST)
+@operator("chat", makes=(*MADE, LOGPROBS, TOOL_CALLS, PARTS), cacheable=False, kind=OperatorKind.REQUEST)
 class Chat(LanguageModelOperator):
     """Answer a question about each row with a language model, by its chat template.
 
     New columns: `text`, the answer, `finish_reason`, `prompt_tokens`, `cached_tokens`, `generated_tokens`,
-    `tokens_cut`, `seed`, `engine` and `model_digest`; `logprobs` if asked for, `parts` if long prompts are split. A row
-    with a null in a column of the prompt fails.
+    `tokens_cut`, `seed`, `engine` and `model_digest`; `logprobs` if asked for, `tool_calls` of rows with
+    tools, `parts` if long prompts are split. A row with a null in a column of the prompt fails.
     """
 
     def __init__(
@@ -68,6 +75,8 @@ class Chat(LanguageModelOperator):
         schema: params.Schema = None,
         on_long: params.OnLongChat = "error",
         logprobs: params.Logprobs = None,
+        tools: params.ToolList = None,
+        tool_choice: params.ToolChoice = None,
         options: params.Options = None,
         engine: params.Engine = "auto",
         endpoint: params.Endpoint = None,
@@ -92,7 +101,9 @@ class Chat(LanguageModelOperator):
         super().__init__(
             "chat",
             EngineRequest("chat", model, engine, endpoint, context, places, threads),
-            Settings(max_tokens, temperature, top_p, seed, stop or (), schema, on_long, logprobs, options),
+            Settings(
+                max_tokens, temperature, top_p, seed, stop or (), schema, on_long, logprobs, options, tools, tool_choice
+            ),
         )
         self._messages = messages
         self._prompt = PromptTemplate("chat", "prompt", prompt or "")

@@ -44,7 +44,7 @@ class Embed(OnePassOperator):
 
     The new column `embedding` is a fixed_size_list of the model's dimension, or of `dimensions`, of the `output_type`;
     of uint8 for `binary`. The vectors are what the model's own `encode` gives, whatever else is in the batch. A row
-    whose text is null fails.
+    whose text is null fails. A column with lists of integers has tokens of the model in place of texts.
     """
 
     def __init__(
@@ -94,11 +94,12 @@ class Embed(OnePassOperator):
 
     def row_key(self, row: dict[str, Any]) -> str:
         """Return the text: results depend on nothing else."""
-        return text_key(row[self._column])
+        value = row[self._column]
+        return text_key(value) if isinstance(value, str) else f"tokens:{value}"
 
     def texts(self, batch: pa.Table) -> list[str | RowError]:
-        """Return the texts of the column."""
-        return read_texts(batch, "embed", self._column)
+        """Return the texts of the column; those of tokens, if it has lists of them."""
+        return read_texts(batch, "embed", self._column, decode=self._ready()[0].decode)
 
     def on_device(self, outputs: Tensor) -> Tensor:
         """Shorten and scale the vectors."""

@@ -100,7 +100,8 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
 
     announced, meter, traffic = [definition.announcement() for definition in registry], DeviceTimeMeter(), LaneTraffic()
     heartbeat = Heartbeat(ledger, worker, announced, settings.lease_ttl_s, meter, board)
-    controllers = ControllerCache(ledger.profiles, worker.device, is_interactive=traffic.is_recent)
+    journal = ledger.trials if settings.trials else None
+    controllers = ControllerCache(ledger.profiles, worker.device, is_interactive=traffic.is_recent, trials=journal)
     heartbeat.batches = controllers.choices
     trends = TrendRecorder(ledger.trends, worker.device)
     heartbeat.on_beat = trends.save

@@ -11,16 +11,23 @@ from batchmill.errors import InvalidRows, did_you_mean
 from batchmill.operators.contract import RowError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
 Text: TypeAlias = str | tuple[str, str]
 """The input of a model for one row: a text, or a pair."""
 
 
-def read_texts(batch: pa.Table, operator: str, column: str, parameter: str = "column") -> list[str | RowError]:
+def read_texts(
+    batch: pa.Table,
+    operator: str,
+    column: str,
+    parameter: str = "column",
+    decode: Callable[[list[int]], str | RowError] | None = None,
+) -> list[str | RowError]:
     """Read the texts of a column, with a `RowError` for each null.
 
-    parameter: the operator's parameter that names the column.
+    parameter: the operator's parameter that names the column. decode: makes text of the tokens of one; None: a column
+    with lists of tokens is refused, like any other that is no text.
 
     Raises `InvalidRows` if there is no such column, or if it is not a text column.
     """
@@ -31,6 +38,11 @@ def read_texts(batch: pa.Table, operator: str, column: str, parameter: str = "co
             column=column,
         )
     values = batch.column(column)
+    if decode is not None and _is_tokens(values.type):
+        return [
+            RowError(f"column {column!r} has a null, expected tokens") if one is None or None in one else decode(one)
+            for one in values.to_pylist()
+        ]
     if not _is_text(values.type):
         raise InvalidRows(
             f"operator {operator!r} expects text in column {column!r}, got {values.type}.",
@@ -54,6 +66,11 @@ def text_key(*texts: str | None) -> str:
     if len(texts) == 1 and texts[0] is not None:
         return f"={texts[0]}"
     return json.dumps(texts, ensure_ascii=False)
+
+
+def _is_tokens(kind: pa.DataType) -> bool:
+    is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind)
+    return bool(is_list and pa.types.is_integer(kind.value_type))
 
 
 def _is_text(kind: pa.DataType) -> bool:

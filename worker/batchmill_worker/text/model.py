@@ -125,6 +125,14 @@ class TextModel:
             )
         return str(self.model.prompts[name])
 
+    def decode(self, tokens: list[int]) -> str | RowError:
+        """Return the text of tokens, without special ones; a `RowError` for what is no token of the model."""
+        known = len(self.model.tokenizer)
+        wrong = next((token for token in tokens if not 0 <= token < known), None)
+        if wrong is not None:
+            return RowError(f"{wrong} is no token of the model, whose tokens are 0 to {known - 1}")
+        return str(self.model.tokenizer.decode(tokens, skip_special_tokens=True))
+
     def reader(self, prompt: str = "", sample: Text = "A text.") -> TextReader:
         """Make the reader of texts, or pairs, like `sample` for this model.
 

@@ -16,6 +16,9 @@ MAX_AGE_S = 0.05
 STREAM_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}$"
 StreamName = Annotated[str, Field(pattern=STREAM_PATTERN)]
 PUSH_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,127}$"
+TOPIC_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,248}$"
+JETSTREAM_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_-]{0,127}$"
+SERVER_PATTERN = r"^[A-Za-z0-9][A-Za-z0-9_.-]{0,63}$"
 
 
 class StreamSource(Frozen):
@@ -175,7 +178,62 @@ class Folder(StreamSource):
         )
 
 
-AnyStream = RedisStream | Push | Folder
+class Kafka(StreamSource):
+    """A topic of Kafka, or of a server with its protocol; the value of a message is a row, a JSON object."""
 
-STREAMS: tuple[type[StreamSource], ...] = (RedisStream, Push, Folder)
+    kind: Literal["kafka"]
+    """What it is, where it is written as JSON or TOML."""
+    topic: Annotated[str, Field(pattern=TOPIC_PATTERN)]
+    """Its name. Topics that are compacted are not meant to be read."""
+    server: Annotated[str, Field(pattern=SERVER_PATTERN)] = "kafka"
+    """The cluster, as the file of `BATCHMILL_STREAM_SERVERS` names it."""
+
+    def __init__(self, topic: str = "", **fields: Any) -> None:
+        super().__init__(**{"kind": "kafka", "topic": topic} | fields)
+
+    @property
+    def title(self) -> str:
+        """Name it for people."""
+        return f"the Kafka topic {self.topic!r}"
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What jobs that read the same stream have in common."""
+        return (self.kind, self.tenant or "", self.server, self.topic)
+
+
+class Nats(StreamSource):
+    """A stream of NATS JetStream; the content of a message is a row, a JSON object."""
+
+    kind: Literal["nats"]
+    """What it is, where it is written as JSON or TOML."""
+    stream: Annotated[str, Field(pattern=JETSTREAM_PATTERN)]
+    """Its name. Its messages must be kept by limits (`retention: limits`), not until somebody has read them."""
+    server: Annotated[str, Field(pattern=SERVER_PATTERN)] = "nats"
+    """The server, as the file of `BATCHMILL_STREAM_SERVERS` names it."""
+    trim: bool = False
+    """Whether messages are deleted when their rows are settled, by all jobs that read the stream."""
+
+    def __init__(self, stream: str = "", **fields: Any) -> None:
+        super().__init__(**{"kind": "nats", "stream": stream} | fields)
+
+    @property
+    def title(self) -> str:
+        """Name it for people."""
+        return f"the NATS stream {self.stream!r}"
+
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """What jobs that read the same stream have in common."""
+        return (self.kind, self.tenant or "", self.server, self.stream)
+
+    @property
+    def trims(self) -> bool:
+        """Whether messages may be deleted."""
+        return self.trim
+
+
+AnyStream = RedisStream | Push | Folder | Kafka | Nats
+
+STREAMS: tuple[type[StreamSource], ...] = (RedisStream, Push, Folder, Kafka, Nats)
 """Every kind of stream."""

@@ -117,6 +117,14 @@ class Keys:
         """Channel: what workers reply to the interactive requests of a coordinator."""
         return f"{self.prefix}lane:replies:{coordinator}"
 
+    def lane_result(self, attempt: str) -> str:
+        """String with a life: results of an interactive request that are too large for a channel."""
+        return f"{self.prefix}lane:result:{attempt}"
+
+    def charged_calls(self, process: str) -> str:
+        """String with a life: the number of the last charge of a process for interactive requests."""
+        return f"{self.prefix}lane:charged:{process}"
+
     def lane_aborts(self, worker: str) -> str:
         """Channel: the interactive requests that a worker is to drop."""
         return f"{self.prefix}lane:aborts:{worker}"
@@ -148,6 +156,14 @@ class Keys:
     def trends_used(self) -> str:
         """Sorted set: the names of these histories, scored by when they were written last (ms)."""
         return f"{self.prefix}trends:used"
+
+    def trials(self) -> str:
+        """Hash: operator, version, parameters and device type to the trials of its settings, see `trial.lua`."""
+        return f"{self.prefix}trials"
+
+    def trials_used(self) -> str:
+        """Sorted set: the names of these journals, scored by when they were written last (ms)."""
+        return f"{self.prefix}trials:used"
 
     def cache_index(self) -> str:
         """Hash: digest of a row to where its results are in the row cache."""

@@ -71,6 +71,7 @@ class ReplyKind(StrEnum):
     TAKEN = "taken"  # the name of the worker that has the request now
     TEXT = "text"  # JSON: a row and more text of its answer
     DONE = "done"  # all results, as an Arrow IPC stream; the last reply
+    STORED = "stored"  # as done, with the results in a key of their own; `LaneLedger` makes DONE of it
     ERROR = "error"  # the envelope of an error, as JSON; the last reply
 
 

@@ -263,11 +263,13 @@ def change_document(
 def charge_calls(
     store: Store,
     *,
+    process: str,
     tenant: str,
     worked_for: str,
     price: int,
     used: Parts,
     rows: int,
+    number: int,
 ) -> int:
     """Charge a tenant for interactive requests, which belong to no job."""
     keys = store.keys
@@ -277,6 +279,7 @@ def charge_calls(
             keys.cost_tenants(),
             keys.cost_pools(),
             keys.cost_days(),
+            keys.charged_calls(process),
         ],
         [
             store.now_ms,
@@ -285,6 +288,7 @@ def charge_calls(
             price,
             write_parts(used),
             rows,
+            number,
         ],
     )
     return int(reply)
@@ -2576,6 +2580,35 @@ def trend(
             facts,
             max_points,
             max_trends,
+        ],
+    )
+    return int(reply)
+
+
+def trial(
+    store: Store,
+    *,
+    name: str,
+    trial_id: str,
+    trial: str,
+    max_trials: int,
+    max_names: int,
+) -> int:
+    """Keep a trial of a setting in the journal of an operator, in place of the one of that id."""
+    keys = store.keys
+    reply = store.run(
+        "trial",
+        [
+            keys.trials(),
+            keys.trials_used(),
+        ],
+        [
+            store.now_ms,
+            name,
+            trial_id,
+            trial,
+            max_trials,
+            max_names,
         ],
     )
     return int(reply)

@@ -70,6 +70,7 @@ PARAM_TYPES = {
     "idempotency_key": "str",
     "endpoint": "str",
     "call": "str",
+    "process": "str",
 }
 ITEM = "item"
 

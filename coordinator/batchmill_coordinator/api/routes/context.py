@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from pydantic import BaseModel
 
     from batchmill.fleet import PoolStatus, WorkerInfo
-    from batchmill.insights.trends import Trend
     from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.dead_letters import DeadLetter
     from batchmill.jobs.index_status import IndexStatus
@@ -59,6 +58,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.results.pages import ResultPage
     from batchmill_coordinator.scheduling.scaling.view import ScaleView
     from batchmill_coordinator.service import Service
+    from batchmill_coordinator.status.insights import Insights
 
 
 class Context:
@@ -278,9 +278,9 @@ class Context:
         """Return the operators that workers have announced, without those that only the service itself uses."""
         return [each for each in self._ledger.fleet.operators() if not each.name.startswith(RESERVED_OPERATORS)]
 
-    def trends(self, operator: str | None) -> list[Trend]:
-        """Return the histories of operators; of one with its jobs."""
-        return self._service.trends(operator)
+    def insights(self) -> Insights:
+        """Return what past jobs have shown of operators."""
+        return self._service.insights
 
     def cache_stats(self) -> CacheStats:
         """Return the statistics of the row cache."""

@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from batchmill.errors import Forbidden, ServiceUnavailable
 from batchmill.fleet import PoolScale, PoolStatus, PoolUsage, WorkerInfo
 from batchmill.insights.trends import TrendList
+from batchmill.insights.trials import TrialList
 from batchmill.jobs.job import POOL_PATTERN
 from batchmill.operators.contract import OperatorInfo
 from batchmill_coordinator.api.openapi import raises
@@ -87,4 +88,15 @@ def trends(
 
     operator: only this one, with all of its jobs, which are not named.
     """
-    return json_response(TrendList(trends=context.trends(operator)))
+    return json_response(TrendList(trends=context.insights().trends(operator)))
+
+
+@router.get("/v1/trials", response_model=TrialList)
+def trials(
+    context: CurrentContext, operator: Annotated[str | None, Query(min_length=1, max_length=128)] = None
+) -> Response:
+    """Show which settings were tried with operators over the jobs of all tenants, and with which outcome.
+
+    operator: only this one.
+    """
+    return json_response(TrialList(trials=context.insights().trials(operator)))

@@ -67,10 +67,7 @@ class HfTokenizer(DraftEncoder):
                 operator=self._operator,
                 parameter="model",
             )
-        messages = [
-            {"role": message.role, "content": content}
-            for message, content in zip(draft.messages, contents, strict=True)
-        ]
+        messages = [message.value(content) for message, content in zip(draft.messages, contents, strict=True)]
         try:
             filled = self._tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
         except Exception as error:

@@ -32,6 +32,7 @@ from batchmill_worker.generation.engines.memory_needs import MemoryNeeds
 from batchmill_worker.generation.fitting import fit
 from batchmill_worker.generation.logprobs import read_logprobs
 from batchmill_worker.generation.requirements import missing_extra
+from batchmill_worker.generation.tools import find_format
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,7 +89,16 @@ class LlamaCppEngine:
         key = secrets.token_hex(16)
         self._server = _load(operator, model, wanted, places, threads or default_threads(), key)
         self._tokenizer = _ServerTokenizer(self._server.listening_address, key)
-        self.limits = EngineLimits(self._tokenizer.context(), places, keeps_prefixes=True, continues=True)
+        tool_format = find_format(self._tokenizer.fill_template)
+        self.limits = EngineLimits(
+            self._tokenizer.context(),
+            places,
+            keeps_prefixes=True,
+            continues=True,
+            has_tools=tool_format is not None,
+            tool_format=tool_format,
+            vocabulary=self._tokenizer.vocabulary(),
+        )
         self._threads = ThreadPoolExecutor(places, thread_name_prefix="llamacpp")
         self._deltas = DeltaQueue()
         self._aborted: set[int] = set()
@@ -295,17 +305,19 @@ class _ServerTokenizer(DraftEncoder):
         """Return the tokens that each place has room for."""
         return int(self._call("GET", "/props")["default_generation_settings"]["n_ctx"])
 
+    def vocabulary(self) -> int:
+        """Return how many tokens there are."""
+        return int(self._call("GET", "/v1/models")["data"][0]["meta"]["n_vocab"])
+
     def decode(self, tokens: Sequence[int]) -> str:
         """Return the text of tokens."""
         return str(self._call("POST", "/detokenize", {"tokens": list(tokens)})["content"]) if tokens else ""
 
     def fill_template(self, draft: Draft, contents: Sequence[str]) -> str:
-        """Return the model's chat template, with these contents in place of the messages'."""
-        messages = [
-            {"role": message.role, "content": content}
-            for message, content in zip(draft.messages, contents, strict=True)
-        ]
-        return str(self._call("POST", "/apply-template", {"messages": messages})["prompt"])
+        """Return the model's chat template, with these contents in place of the messages', and with the tools."""
+        messages = [message.value(content) for message, content in zip(draft.messages, contents, strict=True)]
+        tools = {"tools": json.loads(draft.tools.functions)} if draft.tools else {}
+        return str(self._call("POST", "/apply-template", {"messages": messages, **tools})["prompt"])
 
     def encode_text(self, text: str, *, special: bool, begin: bool) -> tuple[int, ...]:
         """Return the tokens of a text."""

@@ -27,11 +27,12 @@ from batchmill.clock import SystemClock
 from batchmill.errors import BatchmillError, InvalidParams, QuotaUsedUp
 from batchmill.operators.contract import RowError
 from batchmill.operators.row_errors import ContextTooLong, RateLimited, Refused
-from batchmill_worker.generation.base import Answer, Delta, EngineLimits, Prompt
+from batchmill_worker.generation.base import Answer, Delta, EngineLimits, Prompt, ToolCall
 from batchmill_worker.generation.engines.delta_queue import DeltaQueue
 from batchmill_worker.generation.engines.request_limiter import RequestLimiter
 from batchmill_worker.generation.engines.shared_limits import SharedLimits, tokens_of
 from batchmill_worker.generation.logprobs import read_logprobs
+from batchmill_worker.generation.tools import AUTO, REQUIRED
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -95,7 +96,7 @@ class RemoteEngine:
         self._key = endpoint.key()
         self._shared = SharedLimits(endpoint, shared)
         self.digest = f"remote:{model}"
-        self.limits = EngineLimits(None, endpoint.max_in_flight, is_local=False)
+        self.limits = EngineLimits(None, endpoint.max_in_flight, is_local=False, has_tools=True)
         self._limiter = RequestLimiter(endpoint.max_in_flight, SystemClock())
         self._rng = random.Random()  # noqa: S311  # jitter, no secret
         self._tasks: dict[int, Future[None]] = {}
@@ -255,9 +256,16 @@ def _request(model: str, generation: Generation, max_tokens_field: str) -> tuple
             {"logprobs": True, "top_logprobs": sampling.logprobs} if draft.is_chat else {"logprobs": sampling.logprobs}
         )
     if not draft.is_chat:
-        return "completions", {**body, "prompt": draft.messages[0].text}
-    messages = [{"role": message.role, "content": message.text} for message in draft.messages]
-    return "chat/completions", {**body, "messages": messages}
+        prompt = list(generation.prompt.tokens) or draft.messages[0].text
+        return "completions", {**body, "prompt": prompt}
+    if draft.tools is not None:
+        choice = draft.tools.choice
+        named = {"type": "function", "function": {"name": choice}}
+        body |= {
+            "tools": json.loads(draft.tools.functions),
+            "tool_choice": choice if choice in (AUTO, REQUIRED) else named,
+        }
+    return "chat/completions", {**body, "messages": [message.value() for message in draft.messages]}
 
 
 def _answer_of(body: dict[str, Any]) -> Answer:
@@ -271,11 +279,17 @@ def _answer_of(body: dict[str, Any]) -> Answer:
         counts = int(usage.get("prompt_tokens", 0)), int(usage.get("completion_tokens", 0))
         cached = int((usage.get("prompt_tokens_details") or {}).get("cached_tokens") or 0)
         logprobs = read_logprobs(choice.get("logprobs"))
+        calls = tuple(_read_call(one) for one in message.get("tool_calls") or ())
     except (KeyError, IndexError, TypeError, ValueError, AttributeError) as error:
         raise RowError(f"the endpoint's answer has another form than expected: {error!r}", retryable=True) from error
     if refusal or finish == "content_filter":
         raise Refused(str(refusal or "the endpoint's filter withheld the answer")[:MAX_SHOWN])
-    return Answer(str(text or ""), str(finish), counts[0], cached, counts[1], logprobs)
+    return Answer(str(text or ""), str(finish), counts[0], cached, counts[1], logprobs, calls)
+
+
+def _read_call(one: dict[str, Any]) -> ToolCall:
+    function = one["function"]
+    return ToolCall(str(one["id"]), str(function["name"]), str(function["arguments"]))
 
 
 def _parsed(data: bytes) -> dict[str, Any]:

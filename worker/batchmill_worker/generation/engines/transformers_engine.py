@@ -96,6 +96,7 @@ class TransformersEngine:
             has_logprobs=False,
             is_exact=self.precision == "float32",
             continues=True,
+            vocabulary=int(config.get_text_config().vocab_size),
         )
         self._ends = _ends(self._model, self._tokenizer.end)
         self._running: dict[str, _Running] = {}

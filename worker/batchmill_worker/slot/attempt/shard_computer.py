@@ -60,7 +60,7 @@ class ShardComputer:
             task = ShardTask(
                 carry=_carried(loaded),
                 should_stop=claimed.lease.should_stop,
-                batching=self._controllers.batching(definition, spec, backend),
+                batching=self._controllers.batching(definition, spec, backend, loaded.shard.job_id),
                 has_succeeded=bool(loaded.before.results) or _failed_before(loaded),
                 attempt_id=loaded.shard.ref.attempt_key,
                 usage=usage,

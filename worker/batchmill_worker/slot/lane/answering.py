@@ -18,6 +18,7 @@ from batchmill_worker.engine.assembly import CompletedBatch, assemble
 from batchmill_worker.engine.batches import from_batch
 from batchmill_worker.engine.executor import ShardTask
 from batchmill_worker.generation.answers import RowAnswers
+from batchmill_worker.generation.tools import StreamedTexts
 from batchmill_worker.runtime.failures import Failure
 from batchmill_worker.runtime.slot_board import Hook
 from batchmill_worker.slot.lane.outbox import MAX_RESULT_BYTES
@@ -105,7 +106,8 @@ class LaneAnswers:
         definition, hooks = operator.definition, operator.requests
         rows = ticket.request.rows
         flow = self._requests.flow(operator)
-        shard = flow.enter(usage, is_urgent=True, on_text=ticket.text if ticket.request.streams else None)
+        texts = StreamedTexts(ticket.text, hooks.engine.limits.tool_format)
+        shard = flow.enter(usage, is_urgent=True, on_text=texts.more if ticket.request.streams else None)
         answers = RowAnswers()
         ended: dict[int, dict[str, Any]] = {}
         with ExitStack() as leaving:
@@ -116,6 +118,7 @@ class LaneAnswers:
                     if len(generations) > 1 and ticket.request.streams:
                         raise ContextTooLong("the prompt has to be split, and parts cannot be streamed")
                 answers.ask(index, generations)
+                texts.expect(index, generations[0])
                 for generation in generations:
                     flow.offer(shard, index, generation)
             while len(ended) < len(rows) and not ticket.is_aborted:

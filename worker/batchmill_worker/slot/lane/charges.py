@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import secrets
 import threading
-from collections import Counter
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from batchmill.errors import ServiceUnavailable
 from batchmill.jobs.cost import Parts
+from batchmill.ledger.lane import LaneCharge
 from batchmill.processes.guarded_thread import GuardedThread
 from batchmill_worker.runtime.device_time import divide
 
@@ -32,6 +35,9 @@ class LaneCharges:
         self._price_nano = price_nano
         self._lock = threading.Lock()
         self._used: dict[tuple[str, str], tuple[Parts, int]] = {}
+        self._process = secrets.token_hex(8)
+        self._numbers = itertools.count(1)
+        self._sent: deque[LaneCharge] = deque()  # the ledger has not confirmed them; used by the thread alone
         self._stopping = threading.Event()
         self._thread = GuardedThread("lane charges", self._run)
 
@@ -67,14 +73,20 @@ class LaneCharges:
         while not self._stopping.wait(INTERVAL_S):
             self._charge()
         self._charge()
+        if not self._sent:  # it may have been what an outage had left over
+            self._charge()
 
     def _charge(self) -> None:
-        with self._lock:
-            found, self._used = self._used, {}
-        for (tenant, operator), (used, rows) in found.items():
-            try:
-                self._lane.charge(tenant, self._pool, operator, self._price_nano, used, rows)
-            except ServiceUnavailable as error:
-                log.warning("interactive requests are charged later: %s", error)
-                with self._lock:
-                    self._add(tenant, operator, used, rows)
+        """Send what is not charged yet. What may have been, its answer being lost, is sent again as it was."""
+        if not self._sent:
+            with self._lock:
+                found, self._used = self._used, {}
+            for (tenant, operator), (used, rows) in found.items():
+                number = next(self._numbers)
+                self._sent.append(LaneCharge(number, tenant, self._pool, operator, self._price_nano, used, rows))
+        try:
+            while self._sent:
+                self._lane.charge(self._process, self._sent[0])
+                self._sent.popleft()
+        except ServiceUnavailable as error:
+            log.warning("interactive requests are charged later: %s", error)

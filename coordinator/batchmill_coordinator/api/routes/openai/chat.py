@@ -21,6 +21,7 @@ from batchmill_coordinator.api.routes.routing import OpenAiRoute, json_body
 from batchmill_coordinator.endpoints.base import Answered
 from batchmill_coordinator.endpoints.chat import ChatRequest, chat_completion, chat_head, rows_of_chat
 from batchmill_coordinator.endpoints.generated import usage_of
+from batchmill_coordinator.endpoints.tools import MessageCall, call_deltas
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -43,11 +44,12 @@ class Usage(BaseModel):
 
 
 class AnswerMessage(BaseModel):
-    """What the model says."""
+    """What the model says: text, calls of functions, or both."""
 
     role: Literal["assistant"]
-    content: str
+    content: str | None
     refusal: None
+    tool_calls: list[MessageCall] | None = None
 
 
 class ChatChoice(BaseModel):
@@ -104,6 +106,8 @@ async def _events(opened: LaneStream, head: dict[str, Any], asked: ChatRequest) 
         yield event(openai_form(error)[0])
         return
     for place, one in enumerate(opened.generated):
+        for call in call_deltas(one.tool_calls):
+            yield chunk(place, {"tool_calls": [call]})
         yield chunk(place, {}, one.finish_reason)
     if asked.includes_usage:
         usage = usage_of(opened.generated, asked.choices).body()

@@ -1,4 +1,4 @@
-"""`/v1/responses`, as far as it is stateless: text in, text out."""
+"""`/v1/responses`, as far as it is stateless: text in, text or calls of functions out."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from batchmill_coordinator.endpoints.responses import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Iterator
 
     from batchmill_coordinator.api.routes.openai.generation import LaneStream
 
@@ -38,7 +38,7 @@ router = APIRouter(prefix="/v1", tags=["openai"], route_class=OpenAiRoute)
 
 
 class ResponseStatus(BaseModel):
-    """An answer: `output` has one message."""
+    """An answer: `output` has a message, calls of functions, or both."""
 
     id: str
     object: Literal["response"]
@@ -72,26 +72,53 @@ class _Events:
         self._numbers = itertools.count()
 
     async def events(self, opened: LaneStream) -> AsyncIterator[bytes]:
-        """Yield the events of a stream."""
+        """Yield the events of a stream. The message is begun with its first text."""
         begun = self._bodies.body("in_progress", [], None, None)
-        place = {"item_id": self._bodies.item_id, "output_index": 0, "content_index": 0}
         yield self._event("response.created", response=begun)
         yield self._event("response.in_progress", response=begun)
-        yield self._event("response.output_item.added", output_index=0, item=self._bodies.item("in_progress", []))
-        yield self._event("response.content_part.added", **place, part=text_part(""))
+        is_begun = False
         try:
             async for _, text in opened.pieces():
-                yield self._event("response.output_text.delta", **place, delta=text, logprobs=[])
+                for made in () if is_begun else self._message_begins():
+                    yield made
+                is_begun = True
+                yield self._event("response.output_text.delta", **self._place, delta=text, logprobs=[])
         except BatchmillError as error:
             body = openai_form(error)[0]["error"]
             yield self._event("error", code=body["code"], message=body["message"], param=body["param"])
             return
         final = self._bodies.final(opened.generated[0])
-        part = final["output"][0]["content"][0]
-        yield self._event("response.output_text.done", **place, text=part["text"], logprobs=[])
-        yield self._event("response.content_part.done", **place, part=part)
-        yield self._event("response.output_item.done", output_index=0, item=final["output"][0])
+        for index, item in enumerate(final["output"]):
+            is_message = item["type"] == "message"
+            for made in self._message_begins() if is_message and not is_begun else ():
+                yield made
+            for made in self._message_ends(item) if is_message else self._call(index, item):
+                yield made
         yield self._event(f"response.{final['status']}", response=final)
+
+    @property
+    def _place(self) -> dict[str, Any]:
+        return {"item_id": self._bodies.item_id, "output_index": 0, "content_index": 0}
+
+    def _message_begins(self) -> Iterator[bytes]:
+        yield self._event("response.output_item.added", output_index=0, item=self._bodies.item("in_progress", []))
+        yield self._event("response.content_part.added", **self._place, part=text_part(""))
+
+    def _message_ends(self, item: dict[str, Any]) -> Iterator[bytes]:
+        part = item["content"][0]
+        yield self._event("response.output_text.done", **self._place, text=part["text"], logprobs=[])
+        yield self._event("response.content_part.done", **self._place, part=part)
+        yield self._event("response.output_item.done", output_index=0, item=item)
+
+    def _call(self, index: int, item: dict[str, Any]) -> Iterator[bytes]:
+        begun = {**item, "status": "in_progress", "arguments": ""}
+        place = {"item_id": item["id"], "output_index": index}
+        yield self._event("response.output_item.added", output_index=index, item=begun)
+        yield self._event("response.function_call_arguments.delta", **place, delta=item["arguments"])
+        yield self._event(
+            "response.function_call_arguments.done", **place, name=item["name"], arguments=item["arguments"]
+        )
+        yield self._event("response.output_item.done", output_index=index, item=item)
 
     def _event(self, kind: str, **fields: Any) -> bytes:
         return event({"type": kind, "sequence_number": next(self._numbers), **fields}, kind)
