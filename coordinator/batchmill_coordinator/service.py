@@ -298,7 +298,7 @@ class Service:
                 *(ledger, self._open_source, StreamRetention(ledger, self.workspace, self.dead_rows), blobs),
                 settings.stream_ttl_s,
             ),
-            Roller(ledger, rolls),
+            Roller(ledger, rolls, published),
             self._batch_keeper(clocks),
             Notifier(ledger, self._webhooks, self.deliveries, clocks, counts),
             self._plan_keeper(clocks),

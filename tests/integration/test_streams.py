@@ -167,6 +167,7 @@ def test_an_output_gets_files_while_the_job_runs_and_the_next_job_adds_to_it(
         ({"kind": "redis", "stream": "x", "offsets": "{}"}, {}, "set by the service"),
         ({"kind": "redis", "stream": "x", "schema": {"a": "int65"}}, {}, "Arrow type"),
         ({"kind": "redis", "stream": "x"}, {"output": "/nowhere/out.parquet"}, "is one file"),
+        ({"kind": "redis", "stream": "x"}, {"sink": "/nowhere/out.lance"}, "no end at which its rows could take"),
     ],
 )
 def test_what_a_stream_cannot_be_is_refused(

@@ -46,18 +46,21 @@ class OwnProcess:
 class Watched:
     """A folder that a job watches."""
 
-    def __init__(self, ledger: Ledger, settings: CoordinatorSettings, folder: Path, **options: Any) -> None:
+    def __init__(
+        self, ledger: Ledger, settings: CoordinatorSettings, folder: Path, job: str = JOB, **options: Any
+    ) -> None:
         self.folder = folder
+        self.job = job
         self.ledger = ledger
         self.workspace = Workspace.open(settings)
         self.clock = HandClock(1_000_000.0)
         self.spec = Folder(str(folder), **options)
-        submit(ledger, spec=spec_of(operator="echo", source=self.spec))
+        submit(ledger, job, spec=spec_of(operator="echo", source=self.spec))
         self.cursor = self.opened().first_cursor()
 
     def opened(self, *, reads: bool = True) -> WatchedFolder:
         inspector = OwnProcess(self.workspace) if reads else None
-        return WatchedFolder(JOB, self.spec, self.workspace, self.ledger.streams, inspector, self.clock)
+        return WatchedFolder(self.job, self.spec, self.workspace, self.ledger.streams, inspector, self.clock)
 
     def write(self, name: str, text: str, age_s: float = 100.0) -> None:
         path = self.folder / name
@@ -174,3 +177,50 @@ def test_what_is_settled_and_what_the_folder_has_no_more_is_forgotten(
     (folder / "0.jsonl").unlink()
     assert watched.next() is None
     assert ledger.streams.files_of(JOB) == {"1.jsonl": 2, "2.jsonl": 3}
+
+
+def test_a_job_that_begins_with_new_files_leaves_out_those_that_are_there(
+    ledger: Ledger, settings: CoordinatorSettings, folder: Path
+) -> None:
+    (folder / "old.jsonl").write_text(lines(1))
+    (folder / "changed.jsonl").write_text(lines(2))
+    watched = Watched(ledger, settings, folder, start="new")
+    assert watched.rows() == []
+    watched.write("changed.jsonl", lines(3))
+    watched.write("new.jsonl", lines(4), age_s=50)
+    assert watched.rows() == [3, 4]
+    assert watched.rows() == []
+
+
+def test_a_job_that_continues_another_begins_at_the_row_behind_its_last_one(
+    ledger: Ledger, settings: CoordinatorSettings, folder: Path
+) -> None:
+    first = Watched(ledger, settings, folder)
+    first.write("a.jsonl", lines(1), age_s=90)
+    first.write("b.jsonl", lines(2, 3, 4, 5), age_s=80)
+    splits = [first.next(max_rows=2), first.next(max_rows=2)]
+    read = [n for split in splits if split is not None for n in first.read(split).table.column("n").to_pylist()]
+    assert read == [1, 2, 3]
+    noted = first.opened().splitter(first.cursor)
+    noted.next_split(100, 10**6)  # it is noted by the first job, and never planned
+    second = Watched(ledger, settings, folder, job="job-2")
+    second.cursor = second.opened().follow(JOB, first.cursor)
+    first.write("c.jsonl", lines(6), age_s=70)
+    assert second.rows(max_rows=1) == [4, 5, 6]
+    third = Watched(ledger, settings, folder, job="job-3")
+    third.cursor = third.opened().follow("job-2", second.cursor)
+    first.write("d.jsonl", lines(7), age_s=60)
+    assert third.rows() == [7]
+
+
+def test_the_lag_is_estimated_from_the_files_that_wait(
+    ledger: Ledger, settings: CoordinatorSettings, folder: Path
+) -> None:
+    watched = Watched(ledger, settings, folder)
+    for number in range(4):
+        watched.write(f"{number}.jsonl", lines(*range(10)), age_s=90 - number)
+    assert watched.opened().survey(watched.cursor).lag == 4, "nothing is known of files"
+    assert watched.next() is not None
+    assert watched.opened().survey(watched.cursor).lag == 30
+    watched.rows()
+    assert watched.opened().survey(watched.cursor).lag == 0

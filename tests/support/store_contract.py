@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass
 from threading import Thread
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,8 @@ import pytest
 
 from batchmill.columns.lineage import SOURCE_PATH, SOURCE_ROW
 from batchmill.errors import InvalidParams, InvalidRows, StaleToken
-from batchmill.jobs.sink import ID, IndexSpec, SinkSpec
+from batchmill.jobs.ids import later_id, new_id
+from batchmill.jobs.sink import ID, IndexSpec, SinkSpec, step_of
 from batchmill_worker.stores.base import DISTANCE, Build, Receipt
 from batchmill_worker.stores.rows import conform, stored_rows
 
@@ -175,6 +177,21 @@ class StoreContract(ABC):
             thread.join()
         assert len({one.rows for one in results}) == 1
         assert self.found() == pieces_of([*CHANGED, *FIRST[20:]])
+
+    def test_steps_of_a_stream_are_published_in_turn_while_later_ones_are_written(self) -> None:
+        job, sink = new_id("job"), self.sink(mode="upsert")
+        self.load(FIRST, step_of(job, 0), mode="upsert")
+        second = self.write(CHANGED, step_of(job, 1), sink)
+        third = self.write([Document("d1", ("third",))], step_of(job, 2), sink, parts=1)
+        for build, receipts in (second, third, third):
+            self.open().publish(build, receipts)
+        after = pieces_of([CHANGED[0], Document("d1", ("third",)), *CHANGED[2:], *FIRST[20:]])
+        assert self.found() == after
+        with suppress(StaleToken):  # or it finds that it is published
+            self.open().publish(*second)
+        assert self.found() == after
+        self.load(FIRST, later_id(job, 1000), mode="upsert")
+        assert self.found() == pieces_of(FIRST), "a later job is newer than all steps"
 
     def test_a_document_that_is_there_twice_is_named(self) -> None:
         with pytest.raises(InvalidRows, match="'twin'"):

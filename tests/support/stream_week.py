@@ -16,6 +16,8 @@ from batchmill.ledger import Ledger
 from batchmill.settings import CoordinatorSettings
 from batchmill.streams.opening import open_stream
 from batchmill.workspace import Workspace
+from batchmill_coordinator.indexes.catalog import IndexCatalog
+from batchmill_coordinator.indexes.publication import IndexPublication
 from batchmill_coordinator.results.dead_rows import DeadRowStore
 from batchmill_coordinator.results.freed_results import FreedResults
 from batchmill_coordinator.results.inputs import open_input
@@ -89,7 +91,11 @@ class Week:
         )
         self.buffers = BufferKeeper(self.ledger, FreedResults(self.ledger, self.workspace, self.clock))
         self.rolls = StreamRolls(self.ledger, self.workspace, 1000, self.clock)
-        self.roller = Roller(self.ledger, self.rolls)
+        self.roller = Roller(
+            self.ledger,
+            self.rolls,
+            IndexPublication(self.ledger, self.workspace, IndexCatalog(self.workspace.blobs), self.clock),
+        )
         rolled = self.workspace.open_rolled(JOB, spec)
         if rolled is not None:
             rolled.take(None)

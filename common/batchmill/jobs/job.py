@@ -171,6 +171,8 @@ class StageSpec(_OperatorFields, _BetweenStages):
     min_shard_rows: int = 1  # of a shard, while the stage before it is not over
     max_at_once: int | None = None  # shards that are queued or running at a time
     takes_all: bool = False  # whether all of its input is one shard
+    in_turn: bool = False  # whether shards run one after the other, each with what one of the stage before has made
+    rows_together: bool = False  # whether no shard divides what was made of a source row
     gathers: bool = False  # whether its operator does; from what workers announce
     keeps_state: bool = False  # the same: its shards run one after the other, each with the state of the one before
     joins: bool = False  # whether an attempt of the stage before runs this one as well, on what it has made
@@ -189,7 +191,7 @@ class StageSpec(_OperatorFields, _BetweenStages):
     @property
     def is_undivided(self) -> bool:
         """Whether a shard is run as a unit, and never cut: no row of it has results of its own."""
-        return self.takes_all or self.keeps_state
+        return self.takes_all or self.keeps_state or self.in_turn
 
 
 class StageForm(_BetweenStages):
@@ -246,6 +248,10 @@ class JobSpec(_JobFields):
     def is_gathered_behind(self, stage: int) -> bool:
         """Whether a later stage than this one is given all rows of a source row together."""
         return self.gathering_behind(stage) is not None
+
+    def keeps_rows_together(self, stage: int) -> bool:
+        """Whether shards of a stage must not divide what was made of a source row, for its own sake or another's."""
+        return any(one.gathers or one.rows_together for one in self.stages[stage:])
 
     def gathering_behind(self, stage: int) -> int | None:
         """The number of the first such stage."""
@@ -335,7 +341,9 @@ class JobForm(_OperatorFields, _JobFields):
                 {name: getattr(stage, name) for name in StageForm.model_fields if getattr(stage, name) is not None}
                 for stage in self.stages
             ]
-        behind = [] if self.sink is None else sink_stages(self.sink, shared)
+        behind = (
+            [] if self.sink is None else sink_stages(self.sink, shared, in_steps=isinstance(self.source, StreamSource))
+        )
         return tuple(StageSpec(**fields) for fields in [*(shared | fields for fields in own), *behind])
 
     @classmethod

@@ -4,6 +4,8 @@
    them again changes nothing. It makes one receipt of each shard.
 2. The stage `publish` has one shard, with all receipts: it makes the rows of the attempts that count visible, deletes
    what they replace, and builds the index.
+3. In a job over a stream, `publish` has a shard for each one of `store`. They run one after the other: each makes the
+   rows of one visible, as if it were a job of its own (`step_of`).
 """
 
 from __future__ import annotations
@@ -13,6 +15,8 @@ from pathlib import PurePosixPath
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+from batchmill.jobs.ids import later_id
 
 RESERVED_OPERATORS = "batchmill."
 """How the names of operators begin that only the service itself runs."""
@@ -128,9 +132,19 @@ class SinkSpec(_Value):
 IndexName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
-def sink_stages(sink: SinkSpec, shared: dict[str, Any]) -> list[dict[str, Any]]:
-    """Return the fields of the stages that write a sink. shared: those that hold for each stage of the job."""
-    params = {"sink": sink.model_dump(mode="json", exclude={"pool", "writers"})}
+def step_of(job: str, shard: int) -> str:
+    """Return the id under which a job over a stream writes and publishes the rows of a shard of `store`."""
+    return later_id(job, shard + 1)
+
+
+def sink_stages(sink: SinkSpec, shared: dict[str, Any], *, in_steps: bool = False) -> list[dict[str, Any]]:
+    """Return the fields of the stages that write a sink. shared: those that hold for each stage of the job.
+
+    in_steps: whether rows are published while the job runs.
+    """
+    params: dict[str, Any] = {"sink": sink.model_dump(mode="json", exclude={"pool", "writers"})}
+    if in_steps:
+        params["in_steps"] = True
     common = {"pool": sink.pool or shared["pool"], "retry": shared["retry"], "carry": []}
     return [
         {
@@ -139,9 +153,17 @@ def sink_stages(sink: SinkSpec, shared: dict[str, Any]) -> list[dict[str, Any]]:
             "params": {**params, "vector": sink.vector},
             "min_shard_rows": SHARD_ROWS,
             "max_at_once": sink.writers,
+            "rows_together": in_steps,
             **common,
         },
-        {"operator": PUBLISH_OPERATOR, "name": STAGES[1], "params": params, "takes_all": True, **common},
+        {
+            "operator": PUBLISH_OPERATOR,
+            "name": STAGES[1],
+            "params": params,
+            "takes_all": not in_steps,
+            "in_turn": in_steps,
+            **common,
+        },
     ]
 
 

@@ -4,7 +4,9 @@
 2. The files are numbered as they are taken. The ledger has the number of each name, for as long as the folder has the
    name. An offset is such a number and a cursor in the file: "3:…". A name whose number is behind the offset was
    noted by a planner that did not get further: it is not taken.
-3. A file is described before it is read, as any source is, in a process that may die. The description is kept until its
+3. A job that begins with new files, or continues another job, has a list of the names that it does not read. The file
+   that the other job was reading is its file 1, from where that one stopped.
+4. A file is described before it is read, as any source is, in a process that may die. The description is kept until its
    rows are settled. A file that cannot be described is one bad row.
 """
 
@@ -14,6 +16,7 @@ import json
 import threading
 from dataclasses import replace
 from fnmatch import fnmatchcase
+from functools import cached_property
 from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
@@ -46,12 +49,15 @@ if TYPE_CHECKING:
     from batchmill.ledger.streams import StreamLedger
     from batchmill.sources.base import Source
     from batchmill.sources.description import SourceDescription
+    from batchmill.storage.blobs import BlobStore
     from batchmill.workspace import Workspace
 
 MAX_FILES = 100_000
 """In the folder: delete those that are read, or watch a folder for each day."""
 
 BEGINNING = "0:"
+ANY_TIME = 0
+"""In place of the time of a file, in nanoseconds since the epoch: it is not read, whenever it was changed."""
 
 
 class FileInspector(Protocol):
@@ -88,8 +94,41 @@ class WatchedFolder(EndlessSource):
         self._clock = clock
 
     def first_cursor(self) -> str:
-        """See `EndlessSource`: the only partition is called after the job, whose numbers its offsets are."""
-        return StreamOffsets({self._job_id: PartitionOffset(BEGINNING)}).write()
+        """See `EndlessSource`: the only partition is called after the job, whose numbers its offsets are.
+
+        With the start `new`, it stores which files are there.
+        """
+        if self._spec.start == "new":
+            self._put_known({info.base_name: info.mtime_ns or 0 for info in self._entries()})
+        return self._cursor_at(BEGINNING)
+
+    def follow(self, earlier: str, savepoint: str) -> str:
+        """Return where the job begins if it continues another one, over the same folder.
+
+        earlier: that job. savepoint: how far it was planned. Raises `NotFound` if what it knew of the folder is gone.
+        """
+        number, at = _parse(StreamOffsets.parse(savepoint).partitions[earlier].after)
+        blobs, taken = self._workspace.blobs, self._ledger.files_of(earlier)
+        self._put_known(_known(blobs, earlier) | {name: ANY_TIME for name, one in taken.items() if one <= number})
+        if number == 0:
+            return self._cursor_at(BEGINNING)
+        before, own = f"jobs/{earlier}/files/{number}", f"jobs/{self._job_id}/files/1"
+        described = [name for name in blobs.list(before) if name.rpartition("/")[0] == before]
+        if not described:
+            raise NotFound(f"it is not known any more which file job {earlier} has read last.")
+        for name in described:
+            blobs.put(f"{own}/{name.rpartition('/')[2]}", blobs.get(name))
+        return self._cursor_at(f"1:{at}")
+
+    def _cursor_at(self, offset: str) -> str:
+        return StreamOffsets({self._job_id: PartitionOffset(offset)}).write()
+
+    def _put_known(self, known: Mapping[str, int]) -> None:
+        self._workspace.blobs.put(_known_name(self._job_id), json.dumps(known).encode())
+
+    @cached_property
+    def _known(self) -> Mapping[str, int]:
+        return _known(self._workspace.blobs, self._job_id)
 
     def splitter(self, cursor: str = "") -> Splitter:
         """See `Source`."""
@@ -118,10 +157,12 @@ class WatchedFolder(EndlessSource):
         threading.Event().wait(timeout_s)
         return True
 
-    def survey(self, cursor: str) -> Survey:  # noqa: ARG002  # rows that nobody has counted
-        """See `EndlessSource`. Asks whether the folder can be read."""
-        self._entries()
-        return Survey(None, 1)
+    def survey(self, cursor: str) -> Survey:
+        """See `EndlessSource`. The files that wait count as many rows as those before them had on average."""
+        at = StreamOffsets.parse(cursor or self._spec.offsets).partitions.get(self._job_id, PartitionOffset(BEGINNING))
+        number, _ = _parse(at.after)
+        waiting = len(self._fresh(number, self._ledger.files_of(self._job_id), self._entries()))
+        return Survey(round(waiting * max(at.position / max(number, 1), 1)), 1)
 
     def settle(self, settled: Sequence[Mapping[str, str]]) -> None:
         """Delete the descriptions of the files that are settled."""
@@ -151,7 +192,7 @@ class WatchedFolder(EndlessSource):
         entries = self._entries()
         there = {info.base_name for info in entries}
         self._ledger.forget_files(self._job_id, [one for one, at in taken.items() if at < number and one not in there])
-        fresh = [info for info in self._ready(entries) if not 0 < taken.get(info.base_name, 0) <= number]
+        fresh = self._fresh(number, taken, entries)
         if not fresh or self._inspector is None:
             return None
         chosen = min(fresh, key=lambda info: (info.mtime_ns or 0, info.base_name))
@@ -167,6 +208,15 @@ class WatchedFolder(EndlessSource):
         never_planned = [one for one, at in taken.items() if at > number]
         self._ledger.note_file(self._job_id, chosen.base_name, following, never_planned)
         return following
+
+    def _fresh(self, number: int, taken: Mapping[str, int], entries: Sequence[fs.FileInfo]) -> list[fs.FileInfo]:
+        """Return the files that are ready and are still to be read. number: of the last one that was."""
+        return [
+            info
+            for info in self._ready(entries)
+            if not 0 < taken.get(info.base_name, 0) <= number
+            and self._known.get(info.base_name) not in (ANY_TIME, info.mtime_ns)
+        ]
 
     def _ready(self, entries: Sequence[fs.FileInfo]) -> list[fs.FileInfo]:
         spec, names = self._spec, {info.base_name for info in entries}
@@ -258,6 +308,19 @@ class _FolderSplitter(Splitter):
         self._cursor, self._offsets = cursor, self._offsets.at(self._partition, after)
         offsets = json.dumps([self._partition, before.after, after.after], separators=(",", ":"))
         return InputSplit(tuple(replace(one, offsets=offsets) for one in slices), rows, nbytes, self._offsets.write())
+
+
+def _known_name(job_id: str) -> str:
+    return f"jobs/{job_id}/files/known.json"
+
+
+def _known(blobs: BlobStore, job_id: str) -> dict[str, int]:
+    """Return the files that a job does not read, with the time of the one that is meant, or `ANY_TIME`."""
+    try:
+        found: dict[str, int] = json.loads(blobs.get(_known_name(job_id)).to_pybytes())
+    except NotFound:
+        return {}
+    return found
 
 
 def _parse(offset: str) -> tuple[int, str]:

@@ -9,6 +9,7 @@ from batchmill.jobs.job import DEFAULT_TENANT
 from batchmill.jobs.streams.offsets import StreamOffsets
 from batchmill.jobs.streams.source import Folder, Kafka, Nats
 from batchmill.streams.opening import open_stream
+from batchmill.streams.watched_folder import WatchedFolder
 from batchmill.tokens import split_entry
 
 if TYPE_CHECKING:
@@ -43,7 +44,7 @@ class StreamAdmission:
         self._require_own(source, tenant)
         source = source.model_copy(update={"tenant": tenant})
         stream = open_stream(self._ledger, self._workspace, job_id, source)
-        offsets = stream.first_cursor() if source.start in PLAIN_STARTS else self._drained(source, tenant)
+        offsets = stream.first_cursor() if source.start in PLAIN_STARTS else self._drained(source, stream, tenant)
         source = source.model_copy(update={"offsets": offsets})
         stream = open_stream(self._ledger, self._workspace, job_id, source)
         stream.survey("")
@@ -66,12 +67,6 @@ class StreamAdmission:
     def _require_own(self, source: AnyStream, tenant: str) -> None:
         if isinstance(source, Folder):
             self._workspace.locations.resolve(source.path)
-            if source.start != "first":
-                raise InvalidSource(
-                    f"source.start: a folder is read from its first file on, got {source.start!r}.",
-                    hint="Move away the files that are not to be read.",
-                    field="source.start",
-                )
             return
         if isinstance(source, Kafka | Nats):  # its server says who may read it, when it is opened
             return
@@ -81,7 +76,7 @@ class StreamAdmission:
                 f"{source.title} belongs to the tenant {other!r}.", hint="Use its token.", field="source.stream"
             )
 
-    def _drained(self, source: AnyStream, tenant: str) -> str:
+    def _drained(self, source: AnyStream, stream: EndlessSource, tenant: str) -> str:
         """Return how far a job has read the stream that was drained. Raises as `open`."""
         try:
             job = self._ledger.jobs.read(source.start)
@@ -93,7 +88,7 @@ class StreamAdmission:
                 field="source.start",
             )
         before = job.spec.stream
-        if before is None or before.identity != source.identity:
+        if before is None or before.continued != source.continued:
             raise InvalidSource(f"source.start: job {job.id} does not read {source.title}.", field="source.start")
         if not job.savepoint:
             raise Conflict(
@@ -101,17 +96,19 @@ class StreamAdmission:
                 hint=f"Run `batchmill drain {job.id}` first.",
                 job=job.id,
             )
-        return job.savepoint if StreamOffsets.parse(job.savepoint).partitions else before.offsets
+        savepoint = job.savepoint if StreamOffsets.parse(job.savepoint).partitions else before.offsets
+        return stream.follow(job.id, savepoint) if isinstance(stream, WatchedFolder) else savepoint
 
 
 def _check(spec: JobSpec, source: AnyStream) -> None:
     if source.tenant is not None or source.offsets:
         raise InvalidRequest("source.tenant and source.offsets are set by the service.", field="source")
-    if spec.sink is not None:
+    if spec.sink is not None and spec.sink.mode != "upsert":
         raise InvalidRequest(
-            "a job over a stream cannot have a sink, which is published at the end of a job: it has none.",
-            hint="Give it an output, or read its results with `results(follow=True)`.",
-            field="sink",
+            f"sink.mode: a job over a stream has no end at which its rows could take the place of all others, as "
+            f"{spec.sink.mode!r} means.",
+            hint="Use mode 'upsert', with `id`, the column that says which document a row is from.",
+            field="sink.mode",
         )
     if spec.output is not None and spec.output.is_file:
         raise InvalidOutput(

@@ -26,7 +26,7 @@ class IndexPublication:
         self._clock = clock
 
     def record(self, job: JobRecord) -> None:
-        """Record the index of a job that ends, if it has published one. Doing it again is fine.
+        """Record the index of a job that ends, or is over a stream, if it has published one. Doing it again is fine.
 
         Raises `StorageError`."""
         sink = job.spec.sink
@@ -58,11 +58,11 @@ class IndexPublication:
         )
 
     def _summary(self, job: JobRecord) -> dict[str, Any] | None:
-        """Return what the stage `publish` has reported; None if it has published nothing."""
-        stage = last_stage(job.spec)
+        """Return what the stage `publish` has reported last; None if it has published nothing recently."""
+        stage, found = last_stage(job.spec), None
         store = self._workspace.open_results(job.id, job.spec, stage)
-        for shard in settled_shards(self._ledger, job, stage):
+        for shard in settled_shards(self._ledger, job, stage, max(job.last.shards_planned - 2, 0)):  # one may be live
             for table in results_of(self._ledger, job, stage, store, [part for part in shard.parts if part.results]):
                 (summary,) = table.to_pylist()
-                return dict(summary)
-        return None
+                found = dict(summary)
+        return found

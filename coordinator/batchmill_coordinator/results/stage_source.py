@@ -31,6 +31,7 @@ from batchmill.stage_inputs.readers import reader_of
 from batchmill_coordinator.results.outputs import settled_shards
 from batchmill_coordinator.results.splitting.source_rows import SourceRowSplitter
 from batchmill_coordinator.results.splitting.steps import StateSplitter, StepCursor
+from batchmill_coordinator.results.splitting.turns import TurnSplitter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -119,9 +120,14 @@ class StageSource(Source):
             ticks_for_ms = ticking_ms(own.spec.params)
             return StateSplitter(ahead, own, cursor, self._last_part, self._ledger.now_ms, ticks_for_ms)
         waits = (own.shards_live > 0 or holds_out) and not before.is_settled
+        if own.spec.in_turn:
+            return TurnSplitter(self._ledger, self._origin, before, own, at)
         if own.spec.takes_all:
             return _CompleteSplitter(self._ledger, self._origin, before, at)
-        if own.spec.gathers or self._record.spec.is_gathered_behind(own.number):
+        if own.spec.rows_together:  # a stream is not over for long: what there is waits only for what comes soon
+            queued_ms = self._ledger.now_ms() - (own.last_queued_at or 0)
+            waits = not before.is_settled and (own.shards_live > 0 or queued_ms < STEP_INTERVAL_MS)
+        if self._record.spec.keeps_rows_together(own.number):
             return SourceRowSplitter(
                 self._ledger, self._origin, self._before, at, MAX_PARTS, gathers=own.spec.gathers, waits=waits
             )
@@ -134,6 +140,10 @@ class StageSource(Source):
     def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
         """See `Source.read_with_faults`."""
         return self._reader.read_with_faults(slices)
+
+
+STEP_INTERVAL_MS = 2000
+"""Between shards of a stage that publishes in steps, unless they are full: each costs a transaction of a store."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,9 +10,10 @@ import numpy as np
 import pyarrow as pa
 
 from batchmill.caches import Lru
+from batchmill.columns.lineage import SOURCE_ROW
 from batchmill.errors import NotFound
-from batchmill.jobs.shard import part_of
-from batchmill.jobs.sink import PUBLISH_OPERATOR, STORE_OPERATOR, SinkSpec
+from batchmill.jobs.shard import parse_part, part_of
+from batchmill.jobs.sink import PUBLISH_OPERATOR, STORE_OPERATOR, SinkSpec, step_of
 from batchmill.operators.contract import OperatorKind
 from batchmill.operators.registration import operator
 from batchmill_worker.engine.executor import ShardReceipt, ShardRows
@@ -94,19 +95,23 @@ class _StoreStage:
 class StoreRows(_StoreStage):
     """Write rows into the store of a job's sink. Only the service itself runs it."""
 
-    def __init__(self, *, sink: SinkSpec, vector: str = "embedding") -> None:
+    def __init__(self, *, sink: SinkSpec, vector: str = "embedding", in_steps: bool = False) -> None:
         super().__init__(sink)
         self._vector = vector
+        self._in_steps = in_steps
 
     def infer(self, shard: ShardRows) -> ShardReceipt:
         """Write the rows of an attempt, under its name."""
         store, job = self.open(), shard.ref.job_id
+        if self._in_steps:
+            job = step_of(job, shard.ref.shard_id[0])
+            shard = _newest(shard, self.sink)
         names = self.sink.columns or shard.rows.column_names
         plain = [name for name in names if name != self.sink.vector and name in shard.rows.column_names]
         refused = store.refused(shard.rows.select(plain))
         kept = np.delete(np.arange(shard.rows.num_rows), list(refused))
         usable = ShardRows(shard.rows.take(kept), shard.lineage.take(kept), shard.ref)
-        found = self._stored(usable, store)
+        found = self._stored(usable, store, job)
         errors = refused | {int(kept[place]): error for place, error in found.errors.items()}
         if found.schema is None:
             return ShardReceipt({}, errors)
@@ -115,20 +120,20 @@ class StoreRows(_StoreStage):
         receipt = store.write(Build(job, self.sink, found.schema), part, rows)
         return ShardReceipt({"receipt": json.dumps(asdict(receipt))}, errors)
 
-    def _stored(self, shard: ShardRows, store: Store) -> _Stored:
+    def _stored(self, shard: ShardRows, store: Store, generation: str) -> _Stored:
         """Return the rows to be stored, with vectors as long as those of the job's other rows.
 
         If no vector has that length, they are left for `conform` to refuse, except in a replay: its rows fail.
         """
         job = shard.ref.job_id
-        rows, errors = stored_rows(shard.rows, shard.lineage, self.sink, job)
+        rows, errors = stored_rows(shard.rows, shard.lineage, self.sink, generation)
         if not rows.num_rows:
             return _Stored(rows, errors, None)
         schema = self.agreed(job, rows.schema, store)
         agreed = schema.field(self.sink.vector).type if self.sink.vector in schema.names else None
         if agreed is None or agreed == rows.schema.field(self.sink.vector).type:
             return _Stored(rows, errors, schema)
-        fitting, others = stored_rows(shard.rows, shard.lineage, self.sink, job, agreed.list_size)
+        fitting, others = stored_rows(shard.rows, shard.lineage, self.sink, generation, agreed.list_size)
         if fitting.num_rows:
             return _Stored(fitting, others, schema)
         return _Stored(fitting, others, None) if self.sink.mode == "amend" else _Stored(rows, errors, schema)
@@ -147,14 +152,16 @@ class StoreRows(_StoreStage):
 class PublishRows(_StoreStage):
     """Make the rows that a sink has stored visible, and build its index. Only the service itself runs it."""
 
-    def __init__(self, *, sink: SinkSpec) -> None:
+    def __init__(self, *, sink: SinkSpec, in_steps: bool = False) -> None:
         super().__init__(sink)
+        self._in_steps = in_steps
 
     def infer(self, shard: ShardRows) -> ShardReceipt:
         """Publish what the receipts name."""
         receipts = [Receipt(**json.loads(text)) for text in shard.rows["receipt"].to_pylist()]
         store, job = self.open(), shard.ref.job_id
-        build = Build(job, self.sink, self.agreed(job, None, store))
+        generation = step_of(job, parse_part(receipts[0].part)[0][0]) if self._in_steps else job
+        build = Build(generation, self.sink, self.agreed(job, None, store))
         published = store.publish(build, receipts)
         return ShardReceipt(
             {
@@ -167,3 +174,19 @@ class PublishRows(_StoreStage):
             },
             {},
         )
+
+
+def _newest(shard: ShardRows, sink: SinkSpec) -> ShardRows:
+    """Return the rows of the newest version of each document, of those that are in one shard of a stream."""
+    if sink.id is None or sink.id not in shard.rows.column_names:
+        return shard  # the rows are refused
+    documents, versions = shard.rows[sink.id].to_pylist(), shard.lineage[SOURCE_ROW].to_pylist()
+    newest: dict[str, int] = {}
+    for document, version in zip(map(repr, documents), versions, strict=True):
+        newest[document] = max(version, newest.get(document, version))
+    kept = [
+        place
+        for place, (document, version) in enumerate(zip(documents, versions, strict=True))
+        if document is None or newest[repr(document)] == version
+    ]
+    return ShardRows(shard.rows.take(kept), shard.lineage.take(kept), shard.ref)

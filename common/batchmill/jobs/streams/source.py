@@ -63,6 +63,11 @@ class StreamSource(Frozen):
         raise NotImplementedError
 
     @property
+    def continued(self) -> tuple[str, ...]:
+        """What a job has in common with one that it may continue."""
+        return self.identity
+
+    @property
     def trims(self) -> bool:
         """Whether rows may be deleted at the source once they are settled."""
         return True
@@ -153,6 +158,11 @@ class Folder(StreamSource):
     def identity(self) -> tuple[str, ...]:
         """Its offsets, which are of one job: each job numbers the files for itself."""
         return (self.kind, self.tenant or "", self.offsets)
+
+    @property
+    def continued(self) -> tuple[str, ...]:
+        """Its folder."""
+        return (self.kind, self.tenant or "", self.path)
 
     def files(self, path: str) -> FileSource:
         """Return how one of its files is read.

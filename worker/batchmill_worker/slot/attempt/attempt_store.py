@@ -122,7 +122,7 @@ class AttemptStore:
         if results.num_rows == 0:
             return completion
         with self._trace.span(Phase.STORE, shard=shard.ref.attempt_key):
-            if files.spec.is_gathered_behind(shard.stage):
+            if files.spec.keeps_rows_together(shard.stage + 1):
                 completion = replace(completion, borders=borders_of(results).write())
             if files.may_be_inline and results.nbytes <= MAX_INLINE_BYTES:
                 stream = stream_from_table(results)
