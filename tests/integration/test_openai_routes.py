@@ -220,9 +220,9 @@ def test_what_would_change_the_answer_and_is_not_supported_is_refused(
 
 
 def test_errors_are_those_that_the_sdk_knows(sdk: openai.OpenAI) -> None:
-    with pytest.raises(openai.AuthenticationError) as wrong:
+    with pytest.raises(openai.AuthenticationError) as unknown:
         sdk.with_options(api_key="wrong").models.list()
-    assert wrong.value.code == "invalid_api_key"
+    assert unknown.value.code == "invalid_api_key"
     with pytest.raises(openai.NotFoundError):
         sdk.embeddings.create(model="none", input="a")
     with pytest.raises(openai.BadRequestError, match="told to refuse"):

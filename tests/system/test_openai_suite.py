@@ -41,9 +41,17 @@ def suite(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of the library's sources, with an environment in it."""
     folder = tmp_path_factory.mktemp("suite")
     venv.create(folder / "env", with_pip=True)
-    pip = [folder / "env" / "bin" / "python", "-m", "pip", "-q"]
+    pip: list[str | Path] = [folder / "env" / "bin" / "python", "-m", "pip", "-q"]
     subprocess.run([*pip, "install", *PACKAGES], check=True, timeout=600)
-    source = ["download", "--no-deps", "--no-binary", "openai", f"openai=={VERSION}", "--dest", folder]
+    source: list[str | Path] = [
+        "download",
+        "--no-deps",
+        "--no-binary",
+        "openai",
+        f"openai=={VERSION}",
+        "--dest",
+        folder,
+    ]
     subprocess.run([*pip, *source], check=True, timeout=600)
     with tarfile.open(folder / f"openai-{VERSION}.tar.gz") as archive:
         archive.extractall(folder, filter="data")
