@@ -323,11 +323,12 @@ class Service:
 
     def _plan_keeper(self, clocks: ClockGuard) -> PlanKeeper:
         return PlanKeeper(
-            *(self.ledger, self.fleet, self.workspace, Inspector(self._inspectors), self.uploads),
+            *(self.ledger, self.fleet, self.workspace, Inspector(self._planning_inspectors), self.uploads),
             self.settings.currency,
             lambda request, tenant: self.submit(request, tenant).job_id,
             self.delete,
             clocks,
+            samples_at_once=max(self.settings.inspectors // 2, 1),
         )
 
     def _open_source(self, record: JobRecord, stage: int) -> Source:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from threading import Event
 from typing import TYPE_CHECKING
 from unittest.mock import create_autospec
 
 import pyarrow as pa
 import pytest
 
-from batchmill.errors import BatchmillError, Conflict, Overloaded, ServiceUnavailable
+from batchmill.errors import BatchmillError, Conflict, InvalidSource, Overloaded, ServiceUnavailable
 from batchmill.insights.plans import Plan, PlanState
 from batchmill.jobs.files import UploadSource, upload_part
 from batchmill.jobs.job import JobRequest
@@ -23,6 +24,7 @@ from batchmill_coordinator.roles import plan_keeper
 from batchmill_coordinator.roles.clock_guard import ClockGuard
 from batchmill_coordinator.roles.plan_keeper import PlanKeeper
 from support.hand_clock import HandClock
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,3 +91,50 @@ def test_a_plan_does_not_fail_because_the_ledger_is_away(
     found = ledger.plans.find("plan_1")
     assert found is not None
     assert read_record(found).plan.state is PlanState.SAMPLING
+
+
+def test_a_source_that_is_slow_to_sample_delays_no_other_plan(
+    ledger: Ledger, settings: CoordinatorSettings, epoch: int
+) -> None:
+    workspace, inspector = Workspace.open(settings), create_autospec(Inspector, instance=True)
+    uploads = Uploads(ledger, workspace, inspector, settings)
+    begun, may_end, failed = Event(), Event(), Event()
+
+    def sample(*_: object) -> None:
+        begun.set()
+        may_end.wait()
+        failed.set()
+        raise InvalidSource("it is damaged.")
+
+    def submit(_request: JobRequest, _tenant: str) -> str:
+        raise Conflict("reached.")
+
+    inspector.sample.side_effect = sample
+    upload = uploads.begin("tenant")
+    workspace.blobs.put_table(upload_part(upload, 0), pa.table({"id": [1, 2, 3]}))
+    for plan_id, sampled_into in (("plan_slow", None), ("plan_other", None), ("plan_sampled", upload)):
+        request = JobRequest(operator="echo", source=UploadSource(upload=upload, parts=1))
+        plan = Plan(id=plan_id, state=PlanState.SAMPLING, title="echo", created_at=0.0, rows=3)
+        record = PlanRecord(plan=plan, request=request, upload=sampled_into, kept=3, read=3)
+        ledger.plans.add(plan_id, "tenant", record.model_dump_json(), due_ms=0, quota=Quota(10, UNLIMITED))
+    submitted = create_autospec(submit, side_effect=submit)
+    keeper = PlanKeeper(
+        ledger, FleetView(ledger, HandClock()), workspace, inspector, uploads, settings.currency, submitted,
+        create_autospec(ledger.jobs.find), create_autospec(ClockGuard, instance=True),
+    )  # fmt: skip
+    keeper.step(epoch)  # it returns while the sample is read
+    assert begun.wait(GRACE_S)
+    submitted.assert_called_once()
+    assert inspector.sample.call_count == 1  # the other one waits for its turn
+    may_end.set()
+    assert failed.wait(GRACE_S)
+
+    def states() -> list[PlanState]:
+        found = [ledger.plans.find(plan_id) for plan_id in ("plan_slow", "plan_other")]
+        return [read_record(one).plan.state for one in found if one is not None]
+
+    def both_failed() -> bool:
+        keeper.step(epoch)
+        return states() == [PlanState.FAILED] * 2
+
+    until(both_failed, "the end of both plans")

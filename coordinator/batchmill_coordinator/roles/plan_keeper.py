@@ -1,9 +1,10 @@
 """The plan keeper: makes the plans that tenants ask for, and sees what their jobs took in the end.
 
-1. `sampling`: an inspector reads a sample of the source into an upload. Rounds of it run as jobs of their own, one
-   after the other, each without an output, and deleted as soon as they are measured. A round is submitted under the
-   plan's id and its number as idempotency key: a coordinator that dies in between leaves one job, which the next one
-   finds.
+1. `sampling`: an inspector reads a sample of the source into an upload, in a thread of its own, so that a slow source
+   delays no other plan; it takes at most half of the inspectors that plan the sources of jobs. Rounds of the sample run
+   as jobs of their own, one after the other, each without an output, and deleted as soon as they are measured. A round
+   is submitted under the plan's id and its number as idempotency key: a coordinator that dies in between leaves one
+   job, which the next one finds.
 2. After the last round the plan is `ready`: all that it says follows from the rounds, by `planning.arithmetic`. Where
    the sample cannot be read or run, or a round cannot be submitted for `MAX_SAMPLING_MS`, it is `failed`, with the
    reason.
@@ -17,17 +18,27 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 from dataclasses import replace
+from threading import Thread
 from typing import TYPE_CHECKING, Any
 
-from batchmill.errors import BatchmillError, Conflict, InvalidRequest, NotFound, Overloaded, StorageError
+from batchmill.errors import (
+    BatchmillError,
+    Conflict,
+    InvalidRequest,
+    NotFound,
+    Overloaded,
+    ServiceUnavailable,
+    StorageError,
+)
 from batchmill.insights.plans import PlanOutcome, PlanState
 from batchmill.jobs.files import FileSource, UploadSource, upload_part
 from batchmill.jobs.job import JobError, JobState
 from batchmill.ledger.formats.unreadable import UnreadableJob
+from batchmill.telemetry.log_context import about
 from batchmill_coordinator.planning.arithmetic import next_rows
 from batchmill_coordinator.planning.making import PlanMaker
 from batchmill_coordinator.planning.record import Round, read_record
-from batchmill_coordinator.roles.job_guard import apart
+from batchmill_coordinator.roles.job_guard import apart, reason_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,7 +62,10 @@ KEPT_MS = 30 * 24 * 3600 * 1000
 
 
 class PlanKeeper:
-    """Makes plans. submit: submits a job of a tenant, and returns its id. delete: deletes an ended job."""
+    """Makes plans. submit: submits a job of a tenant, and returns its id. delete: deletes an ended job.
+
+    samples_at_once: sources of which a sample is read at a time.
+    """
 
     name = "plan-keeper"
     wakes_on = frozenset({"plan", "finished", "ended"})
@@ -68,6 +82,7 @@ class PlanKeeper:
         submit: Callable[[JobRequest, str], str],
         delete: Callable[[str], None],
         clocks: ClockGuard,
+        samples_at_once: int = 1,
     ) -> None:
         self._ledger = ledger
         self._workspace = workspace
@@ -77,17 +92,42 @@ class PlanKeeper:
         self._submit = submit
         self._delete = delete
         self._clocks = clocks
+        self._samples_at_once = samples_at_once
+        self._sampling: dict[str, Thread] = {}
 
     def step(self, epoch: int) -> None:
         """Take every plan that is due as far as it comes."""
         now_ms = self._ledger.now_ms()
         due = self._ledger.plans.due(now_ms, MAX_PLANS)
         self._ledger.plans.defer([document.id for document in due], now_ms + LOOK_MS)
+        self._sampling = {plan: thread for plan, thread in self._sampling.items() if thread.is_alive()}
         for document in due:
+            if document.id in self._sampling:
+                continue
             with apart(f"the plan {document.id}"):
-                following: Document | None = document
-                while following is not None:
-                    following = self._next(following, read_record(following), epoch)
+                if not _has_to_read(read_record(document)):
+                    self._advance(document, epoch)
+                elif len(self._sampling) < self._samples_at_once:
+                    self._sampling[document.id] = self._start(document, epoch)
+
+    def _start(self, document: Document, epoch: int) -> Thread:
+        """Read the sample of a plan in a thread, which ends with the process even if the source never answers."""
+
+        def run() -> None:
+            with about(role=self.name), apart(f"the plan {document.id}"):
+                try:
+                    self._advance(document, epoch)
+                except ServiceUnavailable as error:
+                    log.warning("the plan %s has to wait: %s", document.id, reason_of(error))
+
+        thread = Thread(target=run, name=f"{self.name} {document.id}", daemon=True)
+        thread.start()
+        return thread
+
+    def _advance(self, document: Document, epoch: int) -> None:
+        following: Document | None = document
+        while following is not None:
+            following = self._next(following, read_record(following), epoch)
 
     def _next(self, document: Document, record: PlanRecord, epoch: int) -> Document | None:
         """Take one step with a plan. Returns what it is then; None: nothing more can be done now."""
@@ -206,6 +246,10 @@ class PlanKeeper:
         if self._ledger.plans.change(document, body, due_ms=0, epoch=epoch):
             return replace(document, body=body, revision=document.revision + 1)
         return None  # it was submitted meanwhile, or another coordinator leads
+
+
+def _has_to_read(record: PlanRecord) -> bool:
+    return record.plan.state is PlanState.SAMPLING and record.upload is None
 
 
 def _round_request(record: PlanRecord, upload: str) -> JobRequest:
