@@ -14,7 +14,7 @@ from batchmill.jobs.streams.offsets import OffsetRange, PartitionOffset, StreamO
 from batchmill.jobs.streams.source import Folder, Kafka, Nats, Push, RedisStream
 from batchmill.jobs.streams.status import StreamStatus
 from batchmill.streams.base import BAD_MESSAGE, LOST_MESSAGE, Message
-from batchmill.streams.messages import event_time_ms, parse_time_ms, rows_of, with_lost
+from batchmill.streams.messages import MAX_NAMES, event_time_ms, parse_time_ms, rows_of, with_lost
 from batchmill.wording import progress
 from batchmill_coordinator.results.stream_retention import _is_before
 
@@ -97,6 +97,16 @@ def test_messages_that_are_no_rows_are_at_fault_and_no_others() -> None:
     found = rows_of(messages({"n": 1, "t": "a"}, b"", b"null", {"n": "x"}, {"n": 2.5}, b'{"n":\n3}'), {}, "s")
     assert [(one.place, one.error_type) for one in found.bad] == [(place, BAD_MESSAGE) for place in (1, 2, 3)]
     assert found.table.column("n").to_pylist() == [1.0, None, None, None, 2.5, 3.0]
+
+
+@pytest.mark.parametrize("is_nested", [False, True])
+def test_messages_with_more_names_of_fields_than_a_shard_may_have_are_bad_rows(*, is_nested: bool) -> None:
+    many = {f"name {number}": number for number in range(MAX_NAMES - 1)}
+    first = {"n": many} if is_nested else {"n": 1} | many
+    found = rows_of(messages(first, {"other": 1}, {"n": first["n"]}), {}, "s")
+    assert [(bad.place, "names of fields" in bad.reason) for bad in found.bad] == [(1, True)]
+    assert found.table.num_rows == 3
+    assert "other" not in found.table.column_names
 
 
 def test_a_field_whose_name_is_no_text_is_the_fault_of_its_message_alone() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 SHOWN_BYTES = 1000
 MILLISECONDS_FROM = 1e11  # a larger number is one of milliseconds: as seconds it would be the year 5138
+MAX_NAMES = 1000
+"""Different names of fields in the messages of a shard, of nested objects too: each is a column of all its rows."""
+_NAMES = re.compile(rb'(?s)[{,]\s*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"\s*+:')  # linear: no string has a quote behind , or {
 MAX_TIME_MS = 253_402_300_799_999  # the end of the year 9999
 
 
@@ -28,20 +32,38 @@ def rows_of(messages: Sequence[Message], types: Mapping[str, pa.DataType], where
 
     Without a given type, a column has the type of its values among these messages; one that no row has is left out.
     """
+    problems = _with_too_many_names(messages)
     if not any(isinstance(one.row, bytes) for one in messages):
-        return _checked(messages, [one.row for one in messages], {}, types, where)
+        rows: list[Any] = [{} if place in problems else one.row for place, one in enumerate(messages)]
+        return _checked(messages, rows, problems, types, where)
     lines = [one.row.replace(b"\n", b" ") if isinstance(one.row, bytes) else b"" for one in messages]
-    fast = _parse_together(lines, types)
+    fast = None if problems else _parse_together(lines, types)
     if fast is not None:
         return RowsRead(fast)
-    rows: list[Any] = []
-    problems: dict[int, str] = {}
+    rows = []
     for place, line in enumerate(lines):
-        row, problem = _object(line)
+        row, problem = ({}, problems[place]) if place in problems else _object(line)
         rows.append(row)
         if problem:
             problems[place] = problem
     return _checked(messages, rows, problems, types, where)
+
+
+def _with_too_many_names(messages: Sequence[Message]) -> dict[int, str]:
+    """Return which messages bring more names of fields than all may have together, and what is wrong with them."""
+    known: set[Any] = set()
+    problems = {}
+    for place, message in enumerate(messages):
+        new = _names(message.row) - known
+        if len(known) + len(new) <= MAX_NAMES:
+            known |= new
+        else:
+            problems[place] = f"it brings more names of fields than the {MAX_NAMES:,} that a shard may have"
+    return problems
+
+
+def _names(row: bytes | Mapping[str, Any]) -> set[Any]:
+    return set(_NAMES.findall(row) if isinstance(row, bytes) else row)
 
 
 def _parse_together(lines: Sequence[bytes], types: Mapping[str, pa.DataType]) -> pa.Table | None:
