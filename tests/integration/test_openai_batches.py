@@ -298,7 +298,7 @@ BAD_CHATS: dict[str, tuple[Line, str, str]] = {
         "unsupported_parameter",
         "messages.0.content",
     ),
-    "tools": ({"tools": [{"type": "function"}]}, "unsupported_parameter", "tools"),
+    "tools": ({"tools": [{"type": "function"}]}, "unsupported_parameter", "tools.0"),
     "too many": ({"n": 17}, "unsupported_parameter", "n"),
     "hot": ({"temperature": 3}, "invalid_value", "temperature"),
     "other stops": ({"stop": ["a"] * 5}, "invalid_value", "stop"),

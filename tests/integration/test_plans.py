@@ -48,7 +48,8 @@ def test_a_plan_says_what_a_job_takes_and_then_what_it_took(client: batchmill.Cl
     assert {one.workers for one in plan.times} == {1, 2, 4, 8}
     assert plan.workers == 2
     by_workers = {one.workers: one.seconds.value for one in plan.times}
-    assert by_workers[1] > by_workers[4] > by_workers[8]
+    assert by_workers[1] > by_workers[2]
+    assert by_workers[4] > by_workers[8]  # these have workers that load a model first
     (stage,) = plan.stages
     assert (stage.rows, stage.failing.value) == (30_000, 0)
     assert {job.id for job in client.jobs()} == before  # the rounds are deleted

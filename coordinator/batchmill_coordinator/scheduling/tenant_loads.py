@@ -39,7 +39,7 @@ class TenantLoads:
             if not self._shares.has_place(record.tenant, in_flight):
                 return (
                     f"other jobs of its tenant {record.tenant!r} have {in_flight:,} shards queued or running in pool "
-                    f"{stage.spec.pool!r}, and BATCHMILL_TENANT_MAX_SHARDS allows {limit:,}: it goes on when one ends."
+                    f"{stage.spec.pool!r}, and BATCHMILL_TENANT_MAX_SHARDS allows {limit:,}: it waits for one to end."
                 )
         return None
 

@@ -52,7 +52,7 @@ class NoticeWatch:
         return self.ends_at is not None and now_s >= self.ends_at - self._drain_s
 
     def look(self, now_s: float) -> None:
-        """Ask once. A metadata service that is away is told once, and asked again."""
+        """Ask once. A metadata service that is away is reported once, and asked again."""
         try:
             found = self._source.ends_at(now_s)
         except NoticeUnknown as error:

@@ -19,16 +19,16 @@ DUMP_SIGNAL = signal.SIGUSR2
 
 
 class LeavingFile:
-    """Tells the device processes of a supervisor when their machine ends."""
+    """What the device processes of a supervisor read about the end of their machine."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "leaves-at"
 
     def write(self, at_s: float) -> None:
         """Say it, in seconds since the epoch."""
-        whole = self._path.with_suffix(".new")
-        whole.write_text(repr(at_s))
-        whole.replace(self._path)
+        new = self._path.with_suffix(".new")
+        new.write_text(repr(at_s))
+        new.replace(self._path)
 
     def read(self) -> float | None:
         """Return what was said; None if nothing was."""

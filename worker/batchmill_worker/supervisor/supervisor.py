@@ -164,7 +164,7 @@ class Supervisor:
         try:
             LeavingFile(Path(self._shared.name)).write(ends_at)
         except OSError as error:  # it drains all the same
-            log.warning("the service is not told that this machine ends: %s", error)
+            log.warning("the end of this machine is not reported to the service: %s", error)
         self._metrics.preempted(self._present)
 
     @property
