@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 import pytest
 
-from batchmill.ledger.documents import Document
+from batchmill.jobs.webhooks.delivery import DeliveryState
+from batchmill.ledger.documents import UNLIMITED, Document, Quota
 from batchmill.storage.named_webhooks import NamedWebhooks
 from batchmill.telemetry.metrics import new_registry
 from batchmill_coordinator.metering.counts import RoleMetrics
@@ -80,3 +81,25 @@ def test_a_tenant_has_not_all_threads_whatever_receivers_it_names(ledger: Ledger
     assert len(busy) == 100 - MAX_OF_TENANT
     begun, _ = notifier._choose([document(place, f"tenant{place}") for place in range(100)])
     assert len(begun) == THREADS - MAX_OF_TENANT - 1
+
+
+def test_messages_that_cannot_be_forgotten_yet_hold_up_no_other(
+    ledger: Ledger, notifier: Notifier, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_DUE", 3)
+    announce(ledger, "one-1")
+    notifier._make_messages()
+    (known,) = ledger.deliveries.page("one", 10)[0]
+    message = read_message(known)
+    for place in range(3):
+        old = message.delivery.model_copy(update={"id": f"old-{place}", "state": DeliveryState.DELIVERED})
+        body = message.model_copy(update={"delivery": old}).model_dump_json()
+        ledger.deliveries.add(old.id, "old", body, due_ms=0, quota=Quota(10, UNLIMITED))
+    monkeypatch.setattr(notifier._clocks, "is_trusted", lambda: False)
+    tried: list[str] = []
+    monkeypatch.setattr(notifier, "_send", lambda document, *_: tried.append(document.id))
+    notifier.step(epoch)
+    notifier.step(epoch)
+    notifier._threads.shutdown()
+    assert tried == [known.id]
+    assert len(ledger.deliveries.page("old", 10)[0]) == 3, "they are kept"

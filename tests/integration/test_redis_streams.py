@@ -257,3 +257,18 @@ def test_a_drained_job_ends_and_another_begins_behind_it(
     split = reading.open().splitter("").next_split(100, 10**6)
     assert isinstance(split, InputSplit)
     assert reading.open().read(split.slices).column("n").to_pylist() == ["3", "4"]
+
+
+def test_rows_that_come_after_a_job_was_drained_are_none_of_its_work(
+    ledger: Ledger, redis_client: redis.Redis, settings: CoordinatorSettings, key: str
+) -> None:
+    reading = Reading(ledger, settings, RedisStream(key))
+    add(redis_client, key, 0, 3)
+    reading.plan(3)
+    add(redis_client, key, 3, 5)
+    reading.keeper.step(reading.epoch)
+    pool = ledger.jobs.read(JOB).first.spec.pool
+    assert ledger.overview.work().pools[pool].rows == 8
+    ledger.jobs.drain(JOB)
+    reading.keeper.step(reading.epoch)
+    assert ledger.overview.work().pools[pool].rows == 3

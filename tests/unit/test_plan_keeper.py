@@ -13,6 +13,7 @@ from batchmill.errors import BatchmillError, Conflict, InvalidSource, Overloaded
 from batchmill.insights.plans import Plan, PlanState
 from batchmill.jobs.files import UploadSource, upload_part
 from batchmill.jobs.job import JobRequest
+from batchmill.jobs.webhooks.spec import WebhookSpec
 from batchmill.ledger.documents import UNLIMITED, Quota
 from batchmill.settings import CoordinatorSettings
 from batchmill.workspace import Workspace
@@ -22,7 +23,7 @@ from batchmill_coordinator.inspection.inspector import Inspector
 from batchmill_coordinator.planning.record import PlanRecord, read_record
 from batchmill_coordinator.roles import plan_keeper
 from batchmill_coordinator.roles.clock_guard import ClockGuard
-from batchmill_coordinator.roles.plan_keeper import PlanKeeper
+from batchmill_coordinator.roles.plan_keeper import PlanKeeper, _round_request
 from support.hand_clock import HandClock
 from support.waiting import GRACE_S, until
 
@@ -138,3 +139,11 @@ def test_a_source_that_is_slow_to_sample_delays_no_other_plan(
         return states() == [PlanState.FAILED] * 2
 
     until(both_failed, "the end of both plans")
+
+
+def test_the_rounds_of_a_sample_send_no_messages_to_the_receivers_of_the_job() -> None:
+    request = JobRequest(
+        operator="echo", source=UploadSource(upload="upl_1", parts=1), webhooks=[WebhookSpec(name="ops")]
+    )
+    plan = Plan(id="plan_1", state=PlanState.SAMPLING, title="echo", created_at=0.0, rows=3)
+    assert _round_request(PlanRecord(plan=plan, request=request), "upl_2").webhooks == []

@@ -74,7 +74,7 @@ class PlanRecord(Frozen):
 
     request: of the job, its rows in a source. upload: the sample of the source; None until it is read. kept, read,
     unreadable: its rows, those that were read for it, and those of them that cannot be read. taken: the rows of it that
-    rounds have taken. job, round_upload: of the round that runs. submitted_workers: when the job was submitted.
+    rounds have taken. job: of the round that runs. submitted_workers: when the job was submitted.
     """
 
     plan: Plan

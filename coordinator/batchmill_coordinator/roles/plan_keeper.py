@@ -253,7 +253,7 @@ def _has_to_read(record: PlanRecord) -> bool:
 
 
 def _round_request(record: PlanRecord, upload: str) -> JobRequest:
-    """Return the job of the next round: as that of the plan, without its output, its limits and the row cache."""
+    """Return the job of the next round: as that of the plan, without output, limits, webhooks and row cache."""
     request, number = record.request, len(record.rounds)
     plain = {"cache": False, "retry": request.retry.model_copy(update={"max_dead": None})}
     stages = request.stages
@@ -279,6 +279,7 @@ def _round_request(record: PlanRecord, upload: str) -> JobRequest:
             "deadline": None,
             "deadline_at": None,
             "budget": None,
+            "webhooks": [],
             "name": name,
             "idempotency_key": f"{record.plan.id}-{number}",
         }

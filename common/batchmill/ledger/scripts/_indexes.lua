@@ -204,7 +204,8 @@ local function index_stage(index, job, job_id, number, found, now)
   live, queued, running = tonumber(live or '0'), tonumber(queued or '0'), tonumber(running or '0')
   done, dead = tonumber(done or '0'), tonumber(dead or '0')
   local pool, may_run, in_flight = string.match(worked_for, '^%S+'), takes_shards(found.state), queued + running
-  local left = math.max(tonumber(total or '0'), tonumber(in_plan or '0')) - done - dead + tonumber(lag or '0')
+  local unread = planned == '1' and 0 or tonumber(lag or '0')  -- a drained job reads no more of its stream
+  local left = math.max(tonumber(total or '0'), tonumber(in_plan or '0')) - done - dead + unread
   local waiting = live > in_flight and redis.call('ZCARD', job .. ':waiting:' .. number) or 0
   local plan, ready, later, starved
   local is_blocked, frees = index_buffer(job, stage, number, in_flight)
