@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import Counter, defaultdict
 from typing import TYPE_CHECKING, Any
 
+import pyarrow as pa
 import pytest
 
 import batchmill
@@ -105,6 +107,13 @@ def test_an_input_without_rows_has_no_windows(client: batchmill.Client) -> None:
     job = client.submit(rows=[{"at": "never"}], stages=[Stage("echo"), Window(time="at", tumbling="1m")])
     assert list(job.wait(GRACE_S).results()) == []
     assert [one.error_type for one in job.dead_letters()] == ["bad_value"]
+
+
+def test_a_row_whose_key_is_not_a_number_is_in_no_window(client: batchmill.Client) -> None:
+    rows = pa.table({"key": [1.5, math.nan, 1.5], "at": [START_MS] * 3})
+    job = client.submit(rows=rows, stages=[Stage("echo"), Window(by="key", time="at", tumbling="1m")]).wait(GRACE_S)
+    assert [(row["key"], row["rows"]) for row in job.results()] == [(1.5, 2)]
+    assert [(one.error_type, one.index) for one in job.dead_letters()] == [("bad_value", 1)]
 
 
 def test_windows_of_a_stream_fire_as_time_passes_and_when_it_is_drained(client: batchmill.Client) -> None:

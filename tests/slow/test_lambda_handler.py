@@ -60,6 +60,18 @@ def account(monkeypatch: pytest.MonkeyPatch) -> Iterator[Account]:
         made.close()
 
 
+def collected(account: Account, queue: str) -> list[str]:
+    """What a queue has, once there is something."""
+    found: list[str] = []
+
+    def look() -> bool:
+        found.extend(account.received(queue))
+        return bool(found)
+
+    until(look, f"a message in the queue {queue}")
+    return found
+
+
 def example() -> ModuleType:
     spec = importlib.util.spec_from_file_location("on_s3_event", TESTS.parent / "examples" / "on_s3_event.py")
     assert spec is not None
@@ -88,17 +100,16 @@ def test_each_file_that_arrives_becomes_one_job_however_often_it_is_told(
 
     body = "".join(json.dumps(row) + "\n" for row in ROWS).encode()
     account.s3.put_object(Bucket="arrivals", Key=KEY, Body=body)
-    bodies: list[str] = []
-    until(lambda: bool(bodies.extend(account.received("direct")) or bodies), "the notification")
+    bodies = collected(account, "direct")
     (job_id,) = handler({"Records": [{"body": bodies[0]}]})["jobs"]
     job = running.clients["a"].job(job_id)
     assert [row["id"] for row in job.results()] == [row["id"] for row in ROWS]
     job.wait(timeout=GRACE_S)
     assert handler(json.loads(bodies[0])) == {"jobs": [job_id]}
 
-    events: list[str] = []
-    until(lambda: bool(events.extend(account.received("events")) or events), "the event")
-    of_file = [event for event in map(json.loads, events) if event["detail"]["object"]["key"] == KEY]
+    of_file = [
+        event for event in map(json.loads, collected(account, "events")) if event["detail"]["object"]["key"] == KEY
+    ]
     found = of_file[0]["detail"]["object"]
     found["etag"] = found.pop("eTag")  # as AWS writes it there; moto does not
     assert handler(of_file[0]) == {"jobs": [job_id]}

@@ -153,6 +153,12 @@ def test_state_has_limits_and_rows_beyond_them_are_refused() -> None:
     ]
 
 
+def test_partitions_beyond_the_limit_are_refused_and_known_ones_are_not() -> None:
+    windows = Windows(TUMBLING, COLLECTED, WindowState(), Limits(partitions=2))
+    found = [windows.add(Arrival(("a",), 1, {"v": 1}, partition), 0)[1] for partition in ("p", "q", "r", "p")]
+    assert [one and one.why for one in found] == [None, None, Refusal.STATE_FULL, None]
+
+
 def test_what_fires_does_not_depend_on_how_rows_are_divided_into_steps() -> None:
     for seed in range(100):
         rng = random.Random(seed)

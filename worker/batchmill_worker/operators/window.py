@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import TYPE_CHECKING, Annotated, Any
 
 import pyarrow as pa
@@ -63,7 +64,7 @@ class Window:
         idle: Annotated[
             Length | None, Field(description="Without rows for this long, time passes by the clock.")
         ] = None,
-        partition: Annotated[str | None, Field(description="A column: each of its values has a clock.")] = None,
+        partition: Annotated[str | None, Field(description="A column: each value, at most 1,000, has a clock.")] = None,
         aggregate: Annotated[dict[str, str], Field(description="New columns, and what they have.")] = {"rows": "count"},  # noqa: B006  # it is not changed
         strict: Annotated[bool, Field(description="Rows before the watermark are late, as in Bytewax.")] = False,
         max_windows: Annotated[int, Field(ge=1, le=10_000_000, description="Open windows, at most.")] = 1_000_000,
@@ -140,6 +141,8 @@ class Window:
             hash(key)
         except TypeError:
             return f"columns {', '.join(self._by)}: expected numbers, texts or times"
+        if any(isinstance(value, float) and math.isnan(value) for value in key):
+            return f"columns {', '.join(self._by)}: expected numbers, texts or times, got NaN"  # it equals no other
         partition = str(row[self._partition]) if self._partition else ""
         return Arrival(key, at, row, partition, nbytes)
 

@@ -49,6 +49,7 @@ class Limits:
     windows: int = 1_000_000
     rows_per_window: int = 100_000  # of windows that keep rows
     nbytes: int = 256 * 1024 * 1024  # of values that are kept, about
+    partitions: int = 1000  # each row asks the clocks of all of them
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +132,9 @@ class Windows:
         watermark = self.state.watermark
         if self._rule.strict and watermark is not None and row.at < watermark:
             return Refused(Refusal.LATE, f"its time {row.at} is before the watermark {watermark}")
+        clocks = self.state.clocks
+        if len(clocks) >= self._limits.partitions and row.partition not in clocks:
+            return Refused(Refusal.STATE_FULL, f"there are {len(clocks):,} partitions already")
         if self._keeps_rows and self.state.nbytes + row.nbytes > self._limits.nbytes:
             return Refused(Refusal.STATE_FULL, f"the open windows keep {self.state.nbytes:,} bytes of rows")
         try:
