@@ -73,6 +73,7 @@ def cosines(one: np.ndarray[Any, Any], other: np.ndarray[Any, Any]) -> np.ndarra
     return found
 
 
+@pytest.mark.slow
 def test_vectors_of_openvino_are_those_of_torch_whatever_the_batch(cache: OperatorCache) -> None:
     torch = vectors(cache, backend="torch")
     assert computes_with(cache, "embed", model=MODEL, backend="torch") == ("torch float32", None)

@@ -76,7 +76,7 @@ def test_a_row_without_a_required_value_is_a_dead_letter(
     assert [row["id"] for row in job.results()] == [n for n in range(rows) if n != 2]
 
 
-@pytest.mark.parametrize("rows", [4, 70_000])
+@pytest.mark.parametrize("rows", [4, pytest.param(70_000, marks=pytest.mark.slow)])
 def test_rows_without_a_required_value_have_no_result_if_they_are_skipped(
     client: batchmill.Client, tmp_path: Path, rows: int
 ) -> None:

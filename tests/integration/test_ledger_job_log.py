@@ -207,6 +207,7 @@ def test_an_empty_ledger_takes_another_version_once_its_workers_are_gone(ledger:
     ledger.require_schema(2)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("service", ["worker", "coordinator"])
 def test_a_service_of_other_data_formats_does_not_start(
     service: str, ledger: Ledger, redis_client: redis.Redis, valkey_url: str, prefix: str, tmp_path: Path

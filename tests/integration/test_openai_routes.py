@@ -68,6 +68,7 @@ def test_vectors_are_those_of_a_job_in_both_encodings(sdk: openai.OpenAI, client
     assert np.linalg.norm(short.data[0].embedding) == pytest.approx(1, abs=1e-5)
 
 
+@pytest.mark.slow
 def test_tokens_of_the_model_are_embedded_as_their_text(sdk: openai.OpenAI) -> None:
     hello, world = 7592, 2088  # in the vocabulary of the model
     text = sdk.embeddings.create(model="minilm", input=["hello world", "hello"])

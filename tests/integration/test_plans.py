@@ -139,6 +139,7 @@ def test_a_plan_fails_with_the_reason_of_its_sample(client: batchmill.Client) ->
         client.find_plan("plan-no-such")
 
 
+@pytest.mark.slow
 def test_the_command_line_plans_and_submits_from_a_plan(
     service_record: dict[str, str], client: batchmill.Client, tmp_path: Path
 ) -> None:

@@ -32,6 +32,7 @@ def test_a_second_service_over_one_folder_is_refused(client: batchmill.Client, s
     assert client.workers()
 
 
+@pytest.mark.slow
 def test_an_operator_module_with_a_typo_is_named_at_the_start() -> None:
     with pytest.raises(ServiceUnavailable, match="mill_operatros"), batchmill.local(operators=("mill_operatros",)):
         pass

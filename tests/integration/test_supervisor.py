@@ -11,14 +11,13 @@ import urllib.request
 from typing import TYPE_CHECKING, Any
 
 import psutil
+import pytest
 
 from batchmill.processes.parent_death import die_with_parent
 from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from pathlib import Path
-
-    import pytest
 
     from batchmill.ledger import Ledger
 
@@ -30,6 +29,7 @@ GPUS = [
 ]
 
 
+@pytest.mark.slow
 def test_slots_find_the_environment_and_the_cores_they_were_promised_before_anything_imports_torch(
     tmp_path: Path, valkey_url: str, prefix: str, ledger: Ledger, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -51,6 +51,7 @@ def test_too_many_dead_rows_fail_the_job_early(client: batchmill.Client, tmp_pat
     assert job.status().rows_dead < 1000
 
 
+@pytest.mark.slow
 def test_the_last_worker_may_die_and_a_new_one_goes_on(client: batchmill.Client) -> None:
     job = client.submit("echo", rows=[{"id": n} for n in range(10)])
     for worker in client.workers():
