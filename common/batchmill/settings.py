@@ -184,9 +184,7 @@ class WorkerSettings(ServiceSettings):
     slots_per_device: SlotCount = 1  # processes on each device; 0: as many as the pool needs, see `AUTO_SLOTS`
     pin_cores: bool = True  # give each slot cores of its own, when there are several
     stand_in_devices: str = ""  # a JSON file of devices in place of the machine's
-    trials: bool = (
-        True  # whether other batch sizes are tried on at most 5 % of a job's work, and those that win are used
-    )
+    trials: bool = False  # whether other batch sizes are tried on at most 5 % of a job's work, and what wins is used
     shards_at_once: int = Field(default=2, ge=1, le=16)  # one computes while the others load and store
     operators: ListOfText = ()  # modules to import
     endpoints: str = ""  # a TOML file that names services of language models, with their addresses and keys

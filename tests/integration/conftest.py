@@ -46,6 +46,7 @@ def client(service_folder: Path) -> Iterator[batchmill.Client]:
     models.write_text(json.dumps(MODELS))
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("BATCHMILL_MODELS", str(models))
+        patch.setenv("BATCHMILL_TRIALS", "true")
         with batchmill.local(workers=2, data_dir=service_folder, operators=OPERATORS) as reached:
             yield reached
 
