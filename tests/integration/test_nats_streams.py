@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
+from nats.js import JetStreamContext
 from nats.js.api import RetentionPolicy
 
 from batchmill.errors import InvalidSource, StreamUnavailable
@@ -81,6 +82,23 @@ def test_a_stream_of_which_nothing_is_left_is_counted_as_lost(nats_server: NatsS
     assert found is not None
     assert (found.last, found.rows, found.lost) == ("5", 0, 3)
     assert reader.fetch("", Head(found.last, found.position), 10, 1000) is None
+
+
+def test_no_more_is_asked_for_than_may_be_held(
+    nats_server: NatsServer, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nats_server.create(name)
+    nats_server.add(name, [encoded({"text": "x" * 300_000}) for _ in range(8)])
+    asked, fetch = [], JetStreamContext.PullSubscription.fetch
+
+    async def noted(pull: Any, batch: int, **options: Any) -> list[Any]:
+        asked.append(batch)
+        return await fetch(pull, batch, **options)
+
+    monkeypatch.setattr(JetStreamContext.PullSubscription, "fetch", noted)
+    found = reader_of(nats_server, name).fetch("", Head("0", 0), 500, 3 * 1024**2 - 1)
+    assert found is not None
+    assert (found.rows, asked) == (8, [2, 2, 1, 1, 1, 1])
 
 
 def test_a_stream_that_is_not_there_is_away(nats_server: NatsServer, name: str) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
@@ -205,3 +206,31 @@ def test_rows_that_are_gone_or_of_another_type_are_bad_rows(
         (3, BAD_MESSAGE),
     ]
     assert found.table.schema.field("n").type == pa.int64()
+
+
+def test_rows_whose_types_differ_from_those_before_are_bad_rows(
+    ledger: Ledger, workspace: Workspace, pushes: Pushes
+) -> None:
+    for row in ({"n": 1}, {"n": "two"}, {"n": 3}, {"other": [1]}):
+        pushes.push("here", "events", PushRequest(rows=[row]))
+    stream = opened(ledger, workspace)
+    split = stream.splitter("").next_split(100, 10**6)
+    assert isinstance(split, InputSplit)
+    found = stream.read_with_faults(split.slices)
+    assert found.table.to_pydict() == {"n": [1, None, 3, None], "other": [None, None, None, [1]]}
+    assert [one.place for one in found.bad] == [1]
+
+
+@pytest.mark.parametrize("names", [["__batchmill_row__"], ["n", "n"]])
+def test_columns_that_no_job_could_read_are_refused(pushes: Pushes, names: list[str]) -> None:
+    table = pa.Table.from_arrays([pa.array([1])] * len(names), names=names)
+    with pytest.raises(InvalidRows, match="columns?"):
+        pushes.push("here", "events", PushRequest(rows_arrow=base64.b64encode(stream_from_table(table)).decode()))
+
+
+def test_a_time_beyond_all_years_is_none(ledger: Ledger, workspace: Workspace) -> None:
+    data = stream_from_table(pa.table({"at": pa.array([2**62, 10], pa.timestamp("s"))}))
+    ledger.streams.push("here", "events", PushedRows("call-1", 2, len(data), data), PushLimits(1, MAX_BYTES))
+    split = opened(ledger, workspace, time="at").splitter("").next_split(10, 10**6)
+    assert isinstance(split, InputSplit)
+    assert StreamOffsets.parse(split.cursor).partitions[""].time_ms == 10_000

@@ -13,9 +13,12 @@ from batchmill.jobs.files import OutputSpec
 from batchmill.jobs.job import JobState
 from batchmill.jobs.streams.rolls import Rolls
 from batchmill.sinks.rolled_folder import RolledFolder
+from batchmill_coordinator.results import stream_rolls
+from batchmill_coordinator.results.stream_rolls import StreamRolls
 from support.stream_week import HOUR_S, JOB, Week
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     import redis
@@ -108,6 +111,27 @@ def test_a_leader_that_was_replaced_notes_nothing(week: Week, tmp_path: Path) ->
     assert not week.ledger.streams.roll(JOB, 1, "9 9 9 9 9", Rolls(99).write(), week.epoch)
     assert not week.rolls.apply(record, week.ledger.now_ms() + HOUR_S * 1000, week.epoch - 1)
     assert (rolled(week), rows_in(tmp_path / "out")) == (before, before.rows)
+
+
+def test_a_frozen_leader_that_goes_on_does_not_overwrite_a_roll(
+    week: Week, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    week.step()
+    week.step()
+    listing, wrote = stream_rolls.settled_shards, []
+
+    def list_after_others_went_on(*asked: Any) -> Iterator[Any]:
+        if rolled(week).is_writing and not wrote:
+            wrote.append(True)
+            other = StreamRolls(week.ledger, week.workspace, 1000, week.clock)
+            other.close(week.ledger.jobs.read(JOB), week.epoch)
+            return iter(())  # as if the results had been dropped since
+        return listing(*asked)
+
+    monkeypatch.setattr(stream_rolls, "settled_shards", list_after_others_went_on)
+    assert not week.rolls.apply(week.ledger.jobs.read(JOB), week.ledger.now_ms() + HOUR_S * 1000, week.epoch)
+    assert wrote
+    assert rows_in(tmp_path / "out") == rolled(week).rows == rows_done(week)
 
 
 def test_full_files_do_not_wait_and_none_has_more_rows_than_it_may(

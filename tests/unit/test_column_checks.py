@@ -72,3 +72,10 @@ def test_a_consumed_column_is_carried_only_if_the_job_names_it(
     nothing = operator.model_copy(update={"consumes": []})
     assert without_consumed(spec, nothing, schema) == spec
     assert without_consumed(spec, operator, pa.schema([])) == spec
+
+
+def test_columns_of_the_same_name_are_refused() -> None:
+    with pytest.raises(InvalidRows, match="several columns 'a'"):
+        check_columns(
+            OperatorInfo(name="op"), StageSpec(operator="op"), pa.schema([("a", pa.int8()), ("a", pa.int8())])
+        )

@@ -14,7 +14,7 @@ from batchmill.jobs.streams.offsets import OffsetRange, PartitionOffset, StreamO
 from batchmill.jobs.streams.source import Folder, Kafka, Nats, Push, RedisStream
 from batchmill.jobs.streams.status import StreamStatus
 from batchmill.streams.base import BAD_MESSAGE, LOST_MESSAGE, Message
-from batchmill.streams.messages import MAX_NAMES, event_time_ms, parse_time_ms, rows_of, with_lost
+from batchmill.streams.messages import MAX_NAMES, event_time_ms, parse_time_ms, rows_of, united, with_lost
 from batchmill.wording import progress
 from batchmill_coordinator.results.stream_retention import _is_before
 
@@ -112,6 +112,48 @@ def test_messages_with_more_names_of_fields_than_a_shard_may_have_are_bad_rows(*
 def test_a_field_whose_name_is_no_text_is_the_fault_of_its_message_alone() -> None:
     found = rows_of(messages({"n": 1}, b'{"\\ud800": 1}', {"n": 3}), {}, "s")
     assert (found.table.column("n").to_pylist(), [one.place for one in found.bad]) == ([1, None, 3], [1])
+
+
+def test_messages_are_objects_in_utf_8_whose_texts_are_left_as_they_are() -> None:
+    sent = [
+        b'\n {"t": "a b"} \r\n',
+        '\ufeff{"t": "mark"}'.encode(),
+        '{"t": "x"}'.encode("utf-16"),
+        b'{"t": "a\nb"}',
+        b'{"t": "\xff"}',
+        b'{"t": ' + b"[" * 61 + b"]" * 61 + b"}",
+    ]
+    found = rows_of(messages(*sent), {}, "s")
+    assert found.table.column("t").to_pylist() == ["a b", "mark", None, None, None, None]
+    assert [one.place for one in found.bad] == [2, 3, 4, 5]
+    assert "UTF-8" in found.bad[0].reason
+    assert "nested deeper" in found.bad[3].reason
+
+
+@pytest.mark.parametrize("texts", [False, True])
+def test_names_that_are_the_services_own_are_bad_rows(*, texts: bool) -> None:
+    rows: list[dict[str, str]] = [{"__batchmill_row__": "1", "n": "1"}, {"n": "2"}]
+    sent = [Message(f"{n}-0", row, n) for n, row in enumerate(rows)] if texts else messages(*rows)
+    found = rows_of(sent, {}, "s")
+    assert found.table.to_pydict() == {"n": [None, "2"]}
+    assert [(one.place, "'__batchmill_row__'" in one.reason) for one in found.bad] == [(0, True)]
+
+
+def test_parts_that_differ_in_the_type_of_a_column_are_read_together() -> None:
+    parts = [
+        rows_of(messages({"n": 1}, b"bad"), {}, "s"),
+        rows_of(messages({"m": "x"}), {}, "s"),
+        rows_of(messages({"n": 2.5}, {"n": 3.0}), {}, "s"),
+        rows_of(messages({"n": "two"}, {"n": "4"}), {}, "s"),
+    ]
+    found = united(parts, {}, "s")
+    assert found.table.column("n").to_pylist() == [1, None, None, 2.5, 3, None, None]
+    assert found.table.column("m").to_pylist() == [None, None, "x", None, None, None, None]
+    assert [one.place for one in found.bad] == [1, 5, 6]
+    given = united(parts, {"n": pa.int64()}, "s")
+    assert given.table.schema.field("n").type == pa.int64()
+    assert given.table.column("n").to_pylist() == [1, None, None, None, 3, None, 4]
+    assert united([], {"n": pa.int64()}, "s").table.schema == pa.schema({"n": pa.int64()})
 
 
 def test_null_fits_every_type_that_is_given() -> None:

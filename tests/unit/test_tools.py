@@ -173,3 +173,14 @@ def test_messages_with_calls_are_read_in_both_forms() -> None:
     call["function"] = {"name": "now", "arguments": "now"}
     with pytest.raises(RowError, match="'tool_calls'"):
         chat_of_column("chat", {"m": [{"role": "assistant", "tool_calls": [call]}]}, "m")
+
+
+def test_a_function_is_not_called_as_a_choice_is() -> None:
+    named = json.loads(json.dumps(TOOLS).replace('"now"', '"none"'))
+    with pytest.raises(RowError, match="tool_choice"):
+        choose_tools(named, "auto")
+
+
+def test_an_answer_that_is_nested_without_end_has_no_calls() -> None:
+    deep = '<tool_call>\n{"name": "now", "arguments": ' + '{"a": ' * 100_000
+    assert read_calls(FORM, generation(), answer(deep)) == (deep, ())

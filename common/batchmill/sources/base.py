@@ -233,10 +233,15 @@ def null_rows(schema: pa.Schema, rows: int) -> pa.Table:
 
 def join_rows(parts: Sequence[RowsRead], schema: pa.Schema) -> RowsRead:
     """Join rows that were read in parts."""
+    tables = [part.table for part in parts]
+    return RowsRead(pa.concat_tables(tables) if tables else schema.empty_table(), bad_rows_of(parts))
+
+
+def bad_rows_of(parts: Sequence[RowsRead]) -> tuple[BadRow, ...]:
+    """Return the bad rows of parts, with their places among the rows of all parts."""
     bad: list[BadRow] = []
     before = 0
     for part in parts:
         bad += (replace(one, place=one.place + before) for one in part.bad)
         before += part.table.num_rows
-    tables = [part.table for part in parts]
-    return RowsRead(pa.concat_tables(tables) if tables else schema.empty_table(), tuple(bad))
+    return tuple(bad)

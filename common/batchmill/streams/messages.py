@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 import re
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
 from batchmill.columns import array_of
-from batchmill.sources.base import BadRow, RowsRead
-from batchmill.sources.formats.json_format import JsonLinesFormat
+from batchmill.columns.carried_types import RESERVED_PREFIX, reserved_column
+from batchmill.columns.widening import TypeConflictError
+from batchmill.sources.base import BadRow, RowsRead, bad_rows_of
+from batchmill.sources.formats.json_format import MAX_NESTING, JsonLinesFormat, is_too_deep
+from batchmill.stage_results import joined
 from batchmill.streams.base import BAD_MESSAGE, LOST_MESSAGE
 
 if TYPE_CHECKING:
@@ -36,7 +40,7 @@ def rows_of(messages: Sequence[Message], types: Mapping[str, pa.DataType], where
     if not any(isinstance(one.row, bytes) for one in messages):
         rows: list[Any] = [{} if place in problems else one.row for place, one in enumerate(messages)]
         return _checked(messages, rows, problems, types, where)
-    lines = [one.row.replace(b"\n", b" ") if isinstance(one.row, bytes) else b"" for one in messages]
+    lines = [one.row.strip(b" \t\r\n") if isinstance(one.row, bytes) else b"" for one in messages]
     fast = None if problems else _parse_together(lines, types)
     if fast is not None:
         return RowsRead(fast)
@@ -68,20 +72,24 @@ def _names(row: bytes | Mapping[str, Any]) -> set[Any]:
 
 def _parse_together(lines: Sequence[bytes], types: Mapping[str, pa.DataType]) -> pa.Table | None:
     """Parse JSON objects at once; None if any of them is wrong, or unlike the others."""
-    if not all(line.lstrip().startswith(b"{") for line in lines):
+    if not all(line.startswith(b"{") and b"\n" not in line for line in lines):
         return None
     data, json_lines = pa.py_buffer(b"\n".join(lines)), JsonLinesFormat(given=types)
     try:
         schema = json_lines.final_schema(json_lines.infer(data, len(lines)))
-        return json_lines.parse(data, len(lines), schema)
+        return None if reserved_column(schema.names) else json_lines.parse(data, len(lines), schema)
     except ValueError:
         return None
 
 
 def _object(line: bytes) -> tuple[dict[str, Any], str]:
+    if is_too_deep(line):
+        return {}, f"its values are nested deeper than {MAX_NESTING} levels"
     try:
-        found = json.loads(line)
-    except (ValueError, RecursionError) as error:
+        found = json.loads(line.decode("utf-8-sig"))
+    except UnicodeDecodeError:
+        return {}, "it is no JSON object: expected text in UTF-8"
+    except ValueError as error:
         return {}, f"it is no JSON object: {error}"
     if not isinstance(found, dict):
         return {}, f"expected a JSON object, got {type(found).__name__}"
@@ -100,6 +108,11 @@ def _checked(
     where: str,
 ) -> RowsRead:
     """Make a table of rows, column by column. A value that does not fit its type, or the first value, is at fault."""
+    rows = list(rows)
+    for place, row in enumerate(rows):
+        if name := reserved_column(list(row)):
+            problems.setdefault(place, f"field {name!r}: names that begin with {RESERVED_PREFIX!r} are Batchmill's own")
+            rows[place] = {}
     names = dict.fromkeys([*(name for row in rows for name in row), *types])
     columns = {}
     for name in names:
@@ -112,6 +125,37 @@ def _checked(
     ]
     table = pa.table(columns) if columns else pa.table({"message": pa.nulls(len(rows), pa.string())})
     return RowsRead(table, tuple(bad))
+
+
+def united(parts: Sequence[RowsRead], types: Mapping[str, pa.DataType], where: str) -> RowsRead:
+    """Append rows of a stream to each other. types: given types of columns. where: the stream, for people.
+
+    Where parts differ in the type of a column for which none is given, values that do not fit its first one are at
+    fault.
+    """
+    tables = [part.table for part in parts]
+    columns, problems = {}, dict[int, str]()
+    for name in dict.fromkeys([*(name for table in tables for name in table.column_names), *types]):
+        columns[name], faults = _united_column(name, tables, types.get(name))
+        problems |= {place: reason for place, reason in faults.items() if place not in problems}
+    known = bad_rows_of(parts)
+    at_fault = {one.place for one in known}
+    bad = [BadRow(place, where, 0, "", why, BAD_MESSAGE) for place, why in problems.items() if place not in at_fault]
+    return RowsRead(pa.table(columns), tuple(sorted([*known, *bad], key=lambda one: one.place)))
+
+
+def _united_column(
+    name: str, tables: Sequence[pa.Table], kind: pa.DataType | None
+) -> tuple[pa.ChunkedArray | pa.Array, dict[int, str]]:
+    parts = [
+        table.select([name]) if name in table.column_names else pa.table({name: pa.nulls(table.num_rows)})
+        for table in tables
+    ]
+    with suppress(TypeConflictError):
+        column = joined([pa.table({name: pa.array([], kind or pa.null())}), *parts])[name]
+        if kind is None or column.type == kind:
+            return column, {}
+    return column_of(name, [value for part in parts for value in part[name].to_pylist()], kind)
 
 
 def column_of(name: str, values: list[Any], kind: pa.DataType | None) -> tuple[pa.Array, dict[int, str]]:

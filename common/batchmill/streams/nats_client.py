@@ -33,6 +33,8 @@ MAX_CALL_S = 60.0
 RECONNECT_S = 0.5
 """Between two attempts to connect again."""
 READ_AT_ONCE = 500
+MAX_PAYLOAD = 1024**2
+"""Of a server that says nothing else, in bytes."""
 UNUSED_S = 30.0
 """Then the server forgets a consumer that a process has left."""
 ERRORS = (NatsError, OSError, TimeoutError)
@@ -58,6 +60,11 @@ class NatsClient:
             future.cancel()
             raise
 
+    @property
+    def max_payload(self) -> int:
+        """The most bytes that a message of the server may have, as it was last heard."""
+        return MAX_PAYLOAD if self._client is None else self._client.max_payload
+
     async def _do(self, work: Callable[[JetStreamContext], Awaitable[T]]) -> T:
         client = await self._connected()
         return await work(client.jetstream(timeout=TIMEOUT_S))
@@ -72,13 +79,17 @@ class NatsClient:
 
 
 async def read_messages(
-    stream: JetStreamContext, name: str, first: int, last: int, max_rows: int, max_bytes: int
+    stream: JetStreamContext, name: str, first: int, last: int, max_rows: int, max_bytes: int, max_payload: int
 ) -> list[Message]:
-    """Read messages from one sequence number to another one, up to limits; those that are gone are left out."""
+    """Read messages from one sequence number to another one, up to limits; those that are gone are left out.
+
+    max_payload: the most bytes that one may have. A server sends all that is asked for, so no more is than fits.
+    """
     found: list[Message] = []
     async with _consumer(stream, name, first) as (pull, pending):
         while pending and len(found) < max_rows and max_bytes > 0:
-            some = await pull.fetch(min(max_rows - len(found), pending, READ_AT_ONCE), timeout=TIMEOUT_S)
+            fitting = max(max_bytes // max_payload, 1)
+            some = await pull.fetch(min(max_rows - len(found), pending, READ_AT_ONCE, fitting), timeout=TIMEOUT_S)
             for one in some:
                 about = one.metadata
                 if about.sequence.stream > last or max_bytes <= 0:

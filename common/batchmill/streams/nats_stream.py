@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from batchmill.jobs.streams.source import Nats
     from batchmill.sources.base import RowsRead
+    from batchmill.streams.base import Message
     from batchmill.streams.nats_client import NatsClient
 
 PARTITION = ""
@@ -67,9 +68,7 @@ class NatsReader(StreamReader):
             return None
         lost = max(extent.first - first, 0)
         with source_errors(self._spec):
-            found = self._client.call(
-                lambda stream: read_messages(stream, self._spec.stream, first, extent.end - 1, max_rows, max_bytes)
-            )
+            found = self._read(first, extent.end - 1, max_rows, max_bytes)
         if not found:
             last = extent.first - 1
             return Fetched(str(last), 0, 0, last, None, lost) if lost else None
@@ -80,9 +79,7 @@ class NatsReader(StreamReader):
     def read(self, partition: str, after: str, last: str, rows: int) -> RowsRead:  # noqa: ARG002  # there is one
         """See `StreamReader`."""
         with source_errors(self._spec):
-            found = self._client.call(
-                lambda stream: read_messages(stream, self._spec.stream, int(after) + 1, int(last), rows, MAX_BYTES)
-            )
+            found = self._read(int(after) + 1, int(last), rows, MAX_BYTES)
         return with_lost(rows_of(found, self._types, self._spec.title), rows - len(found), self._spec.title)
 
     def lag(self, partition: str, after: Head) -> int:  # noqa: ARG002  # there is one
@@ -105,6 +102,12 @@ class NatsReader(StreamReader):
             if first > self._extent().first:
                 with source_errors(self._spec):
                     self._client.call(lambda stream: stream.purge_stream(self._spec.stream, seq=first))
+
+    def _read(self, first: int, last: int, max_rows: int, max_bytes: int) -> list[Message]:
+        name, client = self._spec.stream, self._client
+        return client.call(
+            lambda stream: read_messages(stream, name, first, last, max_rows, max_bytes, client.max_payload)
+        )
 
     def _extent(self) -> Extent:
         with source_errors(self._spec):

@@ -9,10 +9,9 @@ import pyarrow as pa
 
 from batchmill.errors import NotFound, ServiceUnavailable, StreamUnavailable
 from batchmill.jobs.job import DEFAULT_TENANT
-from batchmill.sources.base import BadRow, RowsRead
-from batchmill.stage_results import joined
-from batchmill.streams.base import BAD_MESSAGE, Fetched, Head, StreamReader
-from batchmill.streams.messages import column_of, parse_time_ms, with_lost
+from batchmill.sources.base import RowsRead
+from batchmill.streams.base import Fetched, Head, StreamReader
+from batchmill.streams.messages import MAX_TIME_MS, parse_time_ms, united, with_lost
 from batchmill.streams.redis_stream import BEGINNING, PARTITION, is_behind, parse_id
 from batchmill.workspace import table_from_stream
 
@@ -77,7 +76,7 @@ class PushReader(StreamReader):
                 break
             tables += [table for one in entries if (table := self._table(one)) is not None]
             after = entries[-1].offset
-        found = self._typed(joined(tables))
+        found = united([RowsRead(table) for table in tables], self._types, self._spec.title)
         return with_lost(found, rows - found.table.num_rows, self._spec.title)
 
     def lag(self, partition: str, after: Head) -> int:  # noqa: ARG002  # there is one
@@ -106,18 +105,6 @@ class PushReader(StreamReader):
         except NotFound:
             return None
 
-    def _typed(self, table: pa.Table) -> RowsRead:
-        problems: dict[int, str] = {}
-        for name, kind in self._types.items():
-            place = table.schema.get_field_index(name)
-            if place < 0:
-                table = table.append_column(name, pa.nulls(table.num_rows, kind))
-            elif table.schema.field(place).type != kind:
-                column, faults = column_of(name, table[name].to_pylist(), kind)
-                table, problems = table.set_column(place, name, column), {**faults, **problems}
-        bad = [BadRow(at, self._spec.title, 0, "", reason, BAD_MESSAGE) for at, reason in sorted(problems.items())]
-        return RowsRead(table, tuple(bad))
-
     def _time_ms(self, entry: PushedEntry) -> int | None:
         if self._spec.time is None:
             return parse_id(entry.offset)[0]
@@ -126,8 +113,10 @@ class PushReader(StreamReader):
             return None
         column = table[self._spec.time]
         if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-            column = column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())  # finer times are cut
-        times = [at for value in column.to_pylist() if (at := parse_time_ms(value)) is not None]
+            finer = column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())  # finer times are cut
+            times = [at for at in finer.to_pylist() if at is not None and abs(at) <= MAX_TIME_MS]
+        else:
+            times = [at for value in column.to_pylist() if (at := parse_time_ms(value)) is not None]
         return max(times, default=None)
 
 

@@ -15,10 +15,9 @@ import pyarrow as pa
 
 from batchmill.errors import InvalidSource
 from batchmill.jobs.streams.offsets import OffsetRange, PartitionOffset, StreamOffsets, range_slice
-from batchmill.sources.base import EndlessSource, InputSplit, NextSplit, NotYet, RowsRead, Splitter, Survey, join_rows
-from batchmill.sources.schemas import conform
-from batchmill.stage_results import joined
+from batchmill.sources.base import EndlessSource, InputSplit, NextSplit, NotYet, RowsRead, Splitter, Survey
 from batchmill.streams.base import Head
+from batchmill.streams.messages import united
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -74,8 +73,7 @@ class StreamInput(EndlessSource):
         for piece in slices:
             one = OffsetRange.of(piece)
             parts.append(self._reader.read(one.partition, one.after, one.last, piece.rows))
-        schema = joined([part.table for part in parts]).schema
-        return join_rows([RowsRead(conform(part.table, schema), part.bad) for part in parts], schema)
+        return parts[0] if len(parts) == 1 else united(parts, {}, self._spec.title)
 
     def wait(self, cursor: str, timeout_s: float) -> bool:
         """See `EndlessSource`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -52,7 +53,7 @@ def check_columns(operator: OperatorInfo, stage: StageSpec, schema: pa.Schema) -
     """Raise `InvalidRows` when a column is missing altogether; a source of no rows and no columns passes."""
     if not schema.names:
         return
-    _check_names(schema)
+    check_names(schema)
     for column, parameter in _read(operator, stage):
         if column not in schema.names:
             raise InvalidRows(
@@ -85,13 +86,21 @@ def _hint(column: str, parameter: str | None, names: list[str], flag: str) -> st
     return f"The parameter {parameter!r} says which column it is: {flag}{parameter}={meant}"
 
 
-def _check_names(schema: pa.Schema) -> None:
+def check_names(schema: pa.Schema) -> None:
+    """Raise `InvalidRows` for columns of rows that have Batchmill's own names, or the same name."""
     reserved = reserved_column(schema.names)
     if reserved is not None:
         raise InvalidRows(
             f"the input has a column {reserved!r}: names that begin with {RESERVED_PREFIX!r} are Batchmill's own.",
             hint="Rename the column, or leave it out with `columns`.",
             column=reserved,
+        )
+    doubled = next((name for name, times in Counter(schema.names).items() if times > 1), None)
+    if doubled is not None:
+        raise InvalidRows(
+            f"the input has several columns {doubled!r}; expected names that differ.",
+            hint="Rename all but one of them.",
+            column=doubled,
         )
 
 

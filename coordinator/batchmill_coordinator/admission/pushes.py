@@ -10,6 +10,7 @@ from batchmill.jobs.streams.pushing import Pushed, PushedStream
 from batchmill.ledger.streams import PushedRows, PushLimits
 from batchmill.streams.pushed import delete_pushed
 from batchmill.workspace import stream_from_table, table_from_stream
+from batchmill_coordinator.admission.column_checks import check_names
 from batchmill_coordinator.inspection.arrow_bounds import arrow_limits
 from batchmill_coordinator.inspection.request_rows import check_shape, table_from_json
 
@@ -97,9 +98,12 @@ class Pushes:
 
     def _table(self, request: PushRequest) -> pa.Table:
         if request.rows is None:
-            return table_from_stream(self._inspector.read_rows(request.rows_arrow or ""))
-        check_shape(request.rows, self._bounds)
-        return table_from_json(request.rows, self._bounds)
+            table = table_from_stream(self._inspector.read_rows(request.rows_arrow or ""))
+        else:
+            check_shape(request.rows, self._bounds)
+            table = table_from_json(request.rows, self._bounds)
+        check_names(table.schema)
+        return table
 
 
 def stream_folder(tenant: str, name: str) -> str:

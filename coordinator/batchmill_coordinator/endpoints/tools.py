@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 MAX_TOOLS = 128
 MAX_TOOL_CHARS = 256 * 1024
+CHOICES = ("none", "auto", "required")
 NAME = r"^[a-zA-Z0-9_.-]{1,64}$"
 
 
@@ -74,6 +75,8 @@ def tool_options(tools: Sequence[Tool] | None, choice: ToolChoice) -> dict[str, 
     for place, tool in enumerate(tools):
         if tool.type != "function" or tool.function is None:
             raise refuse(f"tools.{place}", f"is of the type {tool.type[:40]!r}, and only functions are supported")
+        if tool.function.name in CHOICES:
+            raise refuse(f"tools.{place}.function.name", f"is {tool.function.name!r}, a value of tool_choice")
         written.append({"type": "function", "function": tool.function.model_dump(exclude_none=True)})
     if len(json.dumps(written)) > MAX_TOOL_CHARS:
         raise refuse("tools", f"have more than {MAX_TOOL_CHARS} characters")

@@ -156,6 +156,9 @@ class StreamRolls:
             settled_shards(self._ledger, record, record.last.number, rolls.shard),
         )
         settled = [part for shard in shards for part in shard.parts]
+        now = self._ledger.jobs.read_many([record.id])
+        if not now or now[0].last.rolled != rolls.write():  # it is written, so some of its shards may have been dropped
+            raise StaleToken(f"somebody else has written the output of {record.id} up to shard {rolls.until}.")
         files = self._write_files(record, output, roll_name(number), self._reader(record, settled))
         output.write_manifest(roll_name(number), self._manifest(record, settled, files, number))
         return sum(file.rows for file in files.parts)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from hashlib import blake2b
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, field_validator
 
 from batchmill.operators.contract import RowError
 from batchmill_worker.generation.base import Draft, Message, Segment, TemplateFailed, ToolCall, ToolFormat, Tools
@@ -39,6 +39,13 @@ class Function(BaseModel):
     name: Annotated[str, Field(pattern=r"^[a-zA-Z0-9_.-]{1,64}$")]
     description: str | None = None
     parameters: dict[str, Any] | None = None
+
+    @field_validator("name")
+    @classmethod
+    def _no_choice(cls, name: str) -> str:
+        if name in (AUTO, REQUIRED, NONE):
+            raise ValueError(f"{name!r} is a value of tool_choice, so no function can be called so")
+        return name
 
     def value(self) -> dict[str, Any]:
         """Return it as an object."""
@@ -167,7 +174,7 @@ def _object_at(text: str, place: int) -> tuple[dict[str, Any] | None, int]:
     """Read the JSON object that begins somewhere in a text; return it, and where it ends."""
     try:
         found, end = _DECODER.raw_decode(text, place)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None, len(text)
     return (found if isinstance(found, dict) else None), end
 

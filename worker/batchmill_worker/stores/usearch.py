@@ -241,7 +241,8 @@ def _build_index(path: Path, rows: pa.Table, build: Build) -> str:
     )
     start = 0
     for vectors in _matrices(rows[sink.vector]):
-        index.add(np.arange(start, start + len(vectors)), vectors)
+        # Several threads leave some vectors without a way to them: about one in a thousand could never be found.
+        index.add(np.arange(start, start + len(vectors)), vectors, threads=1)
         start += len(vectors)
     index.save(str(path))
     return "hnsw"

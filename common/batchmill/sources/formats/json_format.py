@@ -246,8 +246,13 @@ def _refuse_deep_nesting(data: pa.Buffer) -> None:
     if text.count(b"[") + text.count(b"{") <= MAX_NESTING:
         return
     for line in text.split(b"\n"):
-        if line.count(b"[") + line.count(b"{") > MAX_NESTING and _nesting(line) > MAX_NESTING:
+        if is_too_deep(line):
             raise ValueError(f"its values are nested deeper than {MAX_NESTING} levels")
+
+
+def is_too_deep(text: bytes) -> bool:
+    """Return whether values of a JSON text are nested deeper than Arrow can store."""
+    return text.count(b"[") + text.count(b"{") > MAX_NESTING and _nesting(text) > MAX_NESTING
 
 
 def _nesting(line: bytes) -> int:
