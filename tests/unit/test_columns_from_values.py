@@ -7,7 +7,7 @@ import pandas as pd
 import pyarrow as pa
 import pytest
 
-from batchmill.columns import MixedValuesError, array_of
+from batchmill.columns import MixedValuesError, array_as, array_of
 
 NOON = datetime.fromisoformat("2024-01-01T12:00")
 AWARE = datetime(2024, 1, 1, 12, tzinfo=timezone(timedelta(hours=2)))
@@ -78,3 +78,23 @@ def test_nanoseconds_of_pandas_are_kept_or_refused() -> None:
     assert array_of([pd.Timedelta(1, "ns")]).cast(pa.int64()).to_pylist() == [1]
     with pytest.raises(MixedValuesError, match="nanoseconds"):
         array_of([[FINE]])
+
+
+@pytest.mark.parametrize(
+    ("value", "kind"),
+    [
+        (2.5, pa.int64()),
+        ([1, 2.5], pa.list_(pa.int32())),
+        ({"a": [{"b": 2.5}]}, pa.struct({"a": pa.list_(pa.struct({"b": pa.int64()}))})),
+        (1.5, pa.timestamp("ms")),
+    ],
+)
+def test_numbers_are_not_cut_to_fit_a_type_that_is_given(value: Any, kind: pa.DataType) -> None:
+    with pytest.raises(MixedValuesError, match="not whole"):
+        array_as([None, value], kind)
+
+
+def test_values_that_fit_a_type_that_is_given_are_taken() -> None:
+    assert array_as([3.0, 4, None], pa.int64()).to_pylist() == [3, 4, None]
+    assert array_as([0.1], pa.float32()).type == pa.float32()
+    assert array_as([{"a": 1, "b": 2.5}, {}], pa.struct({"a": pa.int64()})).to_pylist() == [{"a": 1}, {"a": None}]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 from jsonschema import Draft202012Validator
+from pydantic import ValidationError
 
 from batchmill.operators.contract import RowError
 from batchmill_worker.generation.base import Answer, Draft, EngineLimits, Generation, Prompt, Sampling, ToolFormat
@@ -175,10 +176,10 @@ def test_messages_with_calls_are_read_in_both_forms() -> None:
         chat_of_column("chat", {"m": [{"role": "assistant", "tool_calls": [call]}]}, "m")
 
 
-def test_a_function_is_not_called_as_a_choice_is() -> None:
-    named = json.loads(json.dumps(TOOLS).replace('"now"', '"none"'))
-    with pytest.raises(RowError, match="tool_choice"):
-        choose_tools(named, "auto")
+@pytest.mark.parametrize("name", ["none", "auto", "required"])
+def test_a_function_is_not_called_as_a_choice_is(name: str) -> None:
+    with pytest.raises(ValidationError, match="value of tool_choice"):
+        choose_tools([{"type": "function", "function": {"name": name}}], "auto")
 
 
 def test_an_answer_that_is_nested_without_end_has_no_calls() -> None:

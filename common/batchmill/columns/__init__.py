@@ -10,7 +10,7 @@ from batchmill.columns.carried_types import (
     carry,
     reserved_column,
 )
-from batchmill.columns.from_values import MixedValuesError, array_of, check_unchanged
+from batchmill.columns.from_values import MixedValuesError, array_as, array_of, check_unchanged
 from batchmill.columns.python_values import rows_of, values_of
 from batchmill.columns.schema_text import decode_schema, encode_schema
 from batchmill.columns.widening import TypeConflictError, widen_schemas, widen_table, widen_types
@@ -21,6 +21,7 @@ __all__ = [
     "MixedValuesError",
     "TypeConflictError",
     "UnsupportedColumnError",
+    "array_as",
     "array_of",
     "carried_schema",
     "carry",

@@ -40,6 +40,25 @@ def array_of(values: Sequence[Any]) -> pa.Array:
     return array
 
 
+def array_as(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
+    """Convert Python values to an array of a type that is given; None is null. Fields that the type lacks are left out.
+
+    Raises as `array_of`, also for numbers that are not whole where the type has whole ones: Arrow would cut them.
+    """
+    array = pa.array(values, kind)
+    if any(map(_is_cut, values, array.to_pylist())):
+        raise MixedValuesError(f"numbers that are not whole, which is no {kind}")
+    return array
+
+
+def _is_cut(value: Any, made: Any) -> bool:
+    if isinstance(value, float):
+        return not isinstance(made, float) and not value.is_integer()
+    if isinstance(value, Mapping):
+        return isinstance(made, Mapping) and any(_is_cut(value.get(name), inner) for name, inner in made.items())
+    return isinstance(value, list | tuple) and isinstance(made, list) and any(map(_is_cut, value, made))
+
+
 def check_unchanged(values: Iterable[Any], kind: pa.DataType) -> None:
     """Raise `MixedValuesError` if Arrow would change some values to make an array of them."""
     if not _can_change(kind):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from batchmill.columns import array_of
+from batchmill.columns import array_as, array_of
 from batchmill.columns.carried_types import RESERVED_PREFIX, reserved_column
 from batchmill.columns.widening import TypeConflictError
 from batchmill.sources.base import BadRow, RowsRead, bad_rows_of
@@ -186,7 +186,7 @@ def _array(values: list[Any], kind: pa.DataType | None) -> pa.Array:
     texts = [value for value in values if value is not None]
     if texts and all(isinstance(value, str) for value in texts):
         return pa.array(values, pa.string()).cast(kind)  # as numbers and times are written
-    return pa.array(values, kind)
+    return array_as(values, kind)
 
 
 def _type_of_first(values: Sequence[Any]) -> pa.DataType | None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from batchmill.columns import array_as
 from batchmill.errors import InvalidRows, did_you_mean
 
 if TYPE_CHECKING:
@@ -55,7 +56,7 @@ def _value(value: Any, field: pa.Field, index: int) -> pa.Array:
             return pa.array([base64.b64decode(value, validate=True)], field.type)
         if isinstance(value, str) and not (pa.types.is_string(field.type) or pa.types.is_large_string(field.type)):
             return pa.array([value]).cast(field.type)
-        return pa.array([value], field.type)
+        return array_as([value], field.type)
     except (*_UNFIT, binascii.Error) as error:
         raise InvalidRows(
             f"the edit of row {index} gives column {field.name!r} the value {value!r:.80}, which is no {field.type}.",
