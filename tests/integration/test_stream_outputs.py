@@ -13,7 +13,7 @@ from batchmill.jobs.files import OutputSpec
 from batchmill.jobs.job import JobState
 from batchmill.jobs.streams.rolls import Rolls
 from batchmill.sinks.rolled_folder import RolledFolder
-from batchmill_coordinator.results import stream_rolls
+from batchmill_coordinator.results.outputs import settled_shards
 from batchmill_coordinator.results.stream_rolls import StreamRolls
 from support.stream_week import HOUR_S, JOB, Week
 
@@ -118,7 +118,7 @@ def test_a_frozen_leader_that_goes_on_does_not_overwrite_a_roll(
 ) -> None:
     week.step()
     week.step()
-    listing, wrote = stream_rolls.settled_shards, []
+    wrote: list[bool] = []
 
     def list_after_others_went_on(*asked: Any) -> Iterator[Any]:
         if rolled(week).is_writing and not wrote:
@@ -126,9 +126,9 @@ def test_a_frozen_leader_that_goes_on_does_not_overwrite_a_roll(
             other = StreamRolls(week.ledger, week.workspace, 1000, week.clock)
             other.close(week.ledger.jobs.read(JOB), week.epoch)
             return iter(())  # as if the results had been dropped since
-        return listing(*asked)
+        return settled_shards(*asked)
 
-    monkeypatch.setattr(stream_rolls, "settled_shards", list_after_others_went_on)
+    monkeypatch.setattr("batchmill_coordinator.results.stream_rolls.settled_shards", list_after_others_went_on)
     assert not week.rolls.apply(week.ledger.jobs.read(JOB), week.ledger.now_ms() + HOUR_S * 1000, week.epoch)
     assert wrote
     assert rows_in(tmp_path / "out") == rolled(week).rows == rows_done(week)
