@@ -90,7 +90,7 @@ def test_nanoseconds_of_pandas_are_kept_or_refused() -> None:
     ],
 )
 def test_numbers_are_not_cut_to_fit_a_type_that_is_given(value: Any, kind: pa.DataType) -> None:
-    with pytest.raises(MixedValuesError, match="not whole"):
+    with pytest.raises(MixedValuesError, match="fraction"):
         array_as([None, value], kind)
 
 

@@ -43,11 +43,11 @@ def array_of(values: Sequence[Any]) -> pa.Array:
 def array_as(values: Sequence[Any], kind: pa.DataType) -> pa.Array:
     """Convert Python values to an array of a type that is given; None is null. Fields that the type lacks are left out.
 
-    Raises as `array_of`, also for numbers that are not whole where the type has whole ones: Arrow would cut them.
+    Raises as `array_of`, also for numbers with a fraction where the type has none: Arrow would cut them.
     """
     array = pa.array(values, kind)
     if any(map(_is_cut, values, array.to_pylist())):
-        raise MixedValuesError(f"numbers that are not whole, which is no {kind}")
+        raise MixedValuesError(f"numbers with a fraction, which is no {kind}")
     return array
 
 
