@@ -29,7 +29,7 @@ class Event(NamedTuple):
 
     def arrival(self) -> Arrival:
         """The row, as windows take it."""
-        return Arrival((self.key,), self.at, {"number": self.number}, self.partition, nbytes=8)
+        return Arrival((self.key,), self.at, {"number": self.number}, self.partition)
 
 
 def run_stream(

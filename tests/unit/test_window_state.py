@@ -9,6 +9,7 @@ from decimal import Decimal
 from itertools import repeat
 from typing import TYPE_CHECKING
 
+import pyarrow as pa
 import pytest
 
 from batchmill.errors import DamagedData, InvalidRows
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 COUNT = WindowRule(WindowKind.COUNT, 100)
+SCHEMA = pa.schema({"v": pa.struct({"__batchmill_type__": pa.string(), "value": pa.string()})})
 
 
 def test_a_state_that_was_stored_continues_as_if_it_had_not_been() -> None:
@@ -40,8 +42,8 @@ def test_a_state_that_was_stored_continues_as_if_it_had_not_been() -> None:
         state, fired = WindowState(), []
         for event in events:
             fired += run_stream(rule, [event], state, flush=False)[0]
-            state, columns = decode_state(encode_state(state, "columns"), rule)
-            assert columns == "columns"
+            state, schema = decode_state(encode_state(state, SCHEMA), rule)
+            assert schema == SCHEMA
         assert fired + Windows(rule, COLLECTED, state).flush() == expected, seed
 
 
@@ -55,11 +57,13 @@ def test_values_that_json_lacks_are_kept() -> None:
         timedelta(days=-1, microseconds=5),
         Decimal("1.50"),
         {"a": [1, None]},
+        {"__batchmill_type__": "bytes", "value": "eA=="},
+        [{"__batchmill_type__": "other", "value": [b"x", {"__batchmill_type__": "bytes", "value": 5}]}],
     ]
     windows = Windows(COUNT, [Collect("v")], WindowState())
     for value in values:
         windows.add(Arrival((b"key", date(2030, 1, 1)), 1, {"v": value}), 0)
-    state, _ = decode_state(encode_state(windows.state, ""), COUNT)
+    state, _ = decode_state(encode_state(windows.state, SCHEMA), COUNT)
     (fired,) = Windows(COUNT, [Collect("v")], state).flush()
     assert fired.key == (b"key", date(2030, 1, 1))
     assert fired.results == (values,)
@@ -70,8 +74,8 @@ def test_a_value_that_cannot_be_kept_and_a_state_that_is_damaged_are_named() -> 
     windows = Windows(COUNT, [Collect("v")], WindowState())
     windows.add(Arrival((1,), 1, {"v": object()}), 0)
     with pytest.raises(InvalidRows, match="cannot keep a value of the type object"):
-        encode_state(windows.state, "")
-    for data in (b"", b"x", encode_state(WindowState(), "")[:-9]):
+        encode_state(windows.state, SCHEMA)
+    for data in (b"", b"x", encode_state(WindowState(), SCHEMA)[:-9]):
         with pytest.raises(DamagedData):
             decode_state(data, COUNT)
 

@@ -5,12 +5,15 @@ from __future__ import annotations
 import random
 from collections import Counter
 from dataclasses import replace
+from itertools import permutations
 from typing import Any
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchmill_worker.windows.aggregates import (
+    Aggregate,
     Collect,
     Count,
     Greatest,
@@ -130,7 +133,7 @@ def test_a_value_that_an_aggregate_cannot_take_is_refused() -> None:
 
 
 def test_state_has_limits_and_rows_beyond_them_are_refused() -> None:
-    windows = Windows(TUMBLING, COLLECTED, WindowState(), Limits(windows=2, rows_per_window=2, nbytes=40))
+    windows = Windows(TUMBLING, COLLECTED, WindowState(), Limits(windows=2, rows_per_window=2, nbytes=300))
     row = Event("a", 1, 0).arrival()
     found = [
         windows.add(one, 0)[1]
@@ -140,7 +143,7 @@ def test_state_has_limits_and_rows_beyond_them_are_refused() -> None:
             row,
             replace(row, key=("b",)),
             replace(row, key=("c",)),
-            replace(row, key=("b",), nbytes=30),
+            replace(row, key=("b",), values={"number": "x" * 30}),
         )
     ]
     assert [one and one.why for one in found] == [
@@ -204,7 +207,7 @@ def test_nothing_is_kept_of_windows_that_are_over(rng: random.Random) -> None:
     run_stream(rule, [*events, Event("z", 10**9, 0)], state, flush=False)
     assert set(state.windows) == {("z",)}
     assert len(state.queue) == state.open_windows == len(state.windows["z",])
-    assert state.nbytes == 8 * state.open_windows
+    assert state.nbytes == 105 * state.open_windows  # each has a key of one character and a row
 
 
 def test_aggregates_of_merged_sessions_are_those_of_all_rows() -> None:
@@ -233,3 +236,32 @@ def test_a_session_that_fired_and_grew_fires_again_when_the_watermark_reaches_it
     rule = replace(SESSION, late_ms=1000)
     fired, _ = run_stream(rule, at(0, 150, 90, 170, 320), flush=False)
     assert spans(fired) == [(0, 100, 0, 1), (0, 270, 1, 4)]
+
+
+@pytest.mark.parametrize("aggregate", [Least("v"), Greatest("v"), Top("v", 2), Collect("v"), Count("")])
+def test_keys_and_values_that_are_kept_count_as_state(aggregate: Aggregate) -> None:
+    windows = Windows(TUMBLING, [aggregate], WindowState(), Limits(nbytes=1_000_000))
+    refused = None
+    for number in range(2000):
+        kept = "x" * 1000
+        row = Arrival((number if aggregate.column else f"{number} {kept}",), 1, {"v": f"{number} {kept}"})
+        refused = refused or windows.add(row, 0)[1]
+    assert refused is not None
+    assert refused.why is Refusal.STATE_FULL
+    assert 500_000 < windows.state.nbytes <= 1_000_000
+
+
+def test_values_that_others_replace_are_no_state() -> None:
+    windows = Windows(TUMBLING, [Least("v"), Greatest("v"), Top("v", 2)], WindowState())
+    for number in range(1000):
+        windows.add(Arrival((), 1, {"v": f"{number:04} {'x' * 100}"}), 0)
+    assert windows.state.nbytes < 1000
+
+
+def test_sessions_that_a_row_joins_in_any_order_are_one() -> None:
+    for order in permutations((0, 20, 40, 60)):
+        windows = Windows(WindowRule(WindowKind.SESSION, 15, late_ms=10_000), COLLECTED, WindowState())
+        for number, at in enumerate((*order, 10, 50, 30)):
+            windows.add(Arrival((), at, {"number": number}), 0)
+        (of_key,) = windows.state.windows.values()
+        assert [(one.start, one.end, one.rows) for one in of_key] == [(0, 75, 7)]

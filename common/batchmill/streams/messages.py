@@ -28,7 +28,8 @@ MILLISECONDS_FROM = 1e11  # a larger number is one of milliseconds: as seconds i
 MAX_NAMES = 1000
 """Different names of fields in the messages of a shard, of nested objects too: each is a column of all its rows."""
 _NAMES = re.compile(rb'(?s)[{,]\s*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"\s*+:')  # linear: no string has a quote behind , or {
-MAX_TIME_MS = 253_402_300_799_999  # the end of the year 9999
+MIN_TIME_MS, MAX_TIME_MS = -62_135_596_800_000, 253_402_300_799_999  # the beginning of the year 1, the end of 9999
+_UNITS_PER_S = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
 def rows_of(messages: Sequence[Message], types: Mapping[str, pa.DataType], where: str) -> RowsRead:
@@ -228,6 +229,22 @@ def event_time_ms(message: Message, column: str | None) -> int | None:
     if isinstance(row, bytes):
         row, _ = _object(row)
     return parse_time_ms(row.get(column))
+
+
+def times_ms(values: pa.ChunkedArray) -> list[int | None]:
+    """Return the times in a column, in milliseconds since the epoch.
+
+    None for what is no time, or in no year from 1 to 9999. Finer times are cut.
+    """
+    kind = values.type
+    if pa.types.is_date32(kind):
+        found = [None if days is None else days * 86_400_000 for days in values.cast(pa.int32()).to_pylist()]
+    elif pa.types.is_timestamp(kind) or pa.types.is_date64(kind):
+        per_s = _UNITS_PER_S["ms" if pa.types.is_date64(kind) else kind.unit]
+        found = [None if at is None else at * 1000 // per_s for at in values.cast(pa.int64()).to_pylist()]
+    else:
+        found = [parse_time_ms(value) for value in values.to_pylist()]
+    return [at if at is not None and MIN_TIME_MS <= at <= MAX_TIME_MS else None for at in found]
 
 
 def parse_time_ms(value: object) -> int | None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import pyarrow as pa
-
 from batchmill.errors import NotFound, ServiceUnavailable, StreamUnavailable
 from batchmill.jobs.job import DEFAULT_TENANT
 from batchmill.sources.base import RowsRead
 from batchmill.streams.base import Fetched, Head, StreamReader
-from batchmill.streams.messages import MAX_TIME_MS, parse_time_ms, united, with_lost
+from batchmill.streams.messages import times_ms, united, with_lost
 from batchmill.streams.redis_stream import BEGINNING, PARTITION, is_behind, parse_id
 from batchmill.workspace import table_from_stream
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
+
+    import pyarrow as pa
 
     from batchmill.jobs.streams.source import Push
     from batchmill.ledger.streams import PushedEntry, StreamLedger
@@ -111,12 +111,7 @@ class PushReader(StreamReader):
         table = self._table(entry)
         if table is None or self._spec.time not in table.column_names:
             return None
-        column = table[self._spec.time]
-        if pa.types.is_timestamp(column.type) or pa.types.is_date(column.type):
-            finer = column.cast(pa.timestamp("ms"), safe=False).cast(pa.int64())  # finer times are cut
-            times = [at for at in finer.to_pylist() if at is not None and abs(at) <= MAX_TIME_MS]
-        else:
-            times = [at for value in column.to_pylist() if (at := parse_time_ms(value)) is not None]
+        times = [at for at in times_ms(table[self._spec.time]) if at is not None]
         return max(times, default=None)
 
 

@@ -9,7 +9,6 @@ import pyarrow as pa
 from pydantic import Field
 
 from batchmill.caches import Lru
-from batchmill.columns import decode_schema, encode_schema
 from batchmill.durations import Span
 from batchmill.errors import InvalidParams, InvalidRows, did_you_mean
 from batchmill.jobs.stateful.windows import WINDOW_OPERATOR
@@ -89,16 +88,15 @@ class Window:
     def infer(self, shard: StatefulRows) -> StatefulResults:
         """Put the rows of a shard into their windows."""
         state, schema = self._state(shard)
-        schema, first, step = used_schema(shard.rows, self._columns, schema), state.firings, shard.step
+        (schema, unfit), first, step = used_schema(shard.rows, self._columns, schema), state.firings, shard.step
         windows = Windows(self._rule, list(self._aggregates.values()), state, self._limits)
         firings: list[Firing] = []
         counts: list[int] = []
         owed = 0  # of what fires at rows that fail: it is made of the next row
         errors: dict[int, tuple[str, str]] = {}
         times = times_of(shard.rows, self._time) if self._time else [step.now_ms] * shard.rows.num_rows
-        row_bytes = shard.rows.nbytes // max(shard.rows.num_rows, 1)
         for place, (row, at) in enumerate(zip(rows_in(shard.rows, self._columns), times, strict=True)):
-            arrival = self._arrival(row, at, row_bytes)
+            arrival = self._arrival(row, at, unfit)
             if isinstance(arrival, str):
                 errors[place] = (Refusal.BAD_VALUE, arrival)
                 counts.append(0)
@@ -118,7 +116,7 @@ class Window:
             results = table_of([*firings, *ended], first, self._by, self._aggregates, schema)
         except (pa.ArrowException, OverflowError) as error:
             raise InvalidRows(f"operator 'window': values of one column have several types: {error}") from error
-        data = encode_state(state, encode_schema(schema))
+        data = encode_state(state, schema)
         self._states.put(shard.name, (state, schema))
         return StatefulResults(results, counts, data, errors)
 
@@ -129,13 +127,15 @@ class Window:
         known = self._states.pop(shard.before)
         if known is not None:
             return known
-        state, columns = decode_state(shard.load(), self._rule)
-        return state, decode_schema(columns)
+        return decode_state(shard.load(), self._rule)
 
-    def _arrival(self, row: Mapping[str, Any], at: int | None, nbytes: int) -> Arrival | str:
-        """Return a row as windows take it, or what is wrong with it."""
+    def _arrival(self, row: Mapping[str, Any], at: int | None, unfit: Mapping[str, str]) -> Arrival | str:
+        """Return a row as windows take it, or what is wrong with it. unfit: what is wrong with columns."""
         if at is None:
-            return f"column {self._time!r}: expected a time"
+            return f"column {self._time!r}: expected a time in the years 2 to 9998"
+        for name, why in unfit.items():
+            if row[name] is not None:
+                return why
         key = tuple(row[name] for name in self._by)
         try:
             hash(key)
@@ -144,7 +144,7 @@ class Window:
         if any(isinstance(value, float) and math.isnan(value) for value in key):
             return f"columns {', '.join(self._by)}: expected numbers, texts or times, got NaN"  # it equals no other
         partition = str(row[self._partition]) if self._partition else ""
-        return Arrival(key, at, row, partition, nbytes)
+        return Arrival(key, at, row, partition)
 
     def _rule_of(self, kinds: Mapping[str, Any], wait: int, late: int, idle: int | None, *, strict: bool) -> WindowRule:
         value = kinds[self._kind.value]

@@ -8,17 +8,16 @@ from __future__ import annotations
 
 import heapq
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, ClassVar
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping
+from typing import Any, ClassVar
 
 Sum = list[Any]
 """What an aggregate keeps of the rows of one window."""
 
 
 MAX_INTEGER = 2**63 - 1
+VALUE_BYTES, ENTRY_BYTES = 8, 24  # of a number; of the time and number of a row that is kept
 
 
 class BadValue(ValueError):
@@ -35,13 +34,20 @@ class Aggregate(ABC):
     def check(self, row: Mapping[str, Any]) -> None:  # noqa: B027  # most take every value
         """Raise `BadValue` for a row that cannot be added."""
 
+    def most_bytes(self, row: Mapping[str, Any]) -> int:  # noqa: ARG002  # most keep no values
+        """Return how many bytes more are kept with a row, about and at most."""
+        return 0
+
     @abstractmethod
     def start(self) -> Sum:
         """Return the sum of no rows."""
 
     @abstractmethod
-    def add(self, total: Sum, row: Mapping[str, Any], at: int, number: int) -> None:
-        """Add a row. at: its event time; number: in the order of arrival, among all rows of the stage."""
+    def add(self, total: Sum, row: Mapping[str, Any], at: int, number: int) -> int:
+        """Add a row; return how many bytes more are kept, about.
+
+        at: its event time; number: in the order of arrival, among all rows of the stage.
+        """
 
     @abstractmethod
     def merge(self, total: Sum, other: Sum) -> None:
@@ -59,9 +65,10 @@ class Count(Aggregate):
         """See `Aggregate`."""
         return [0]
 
-    def add(self, total: Sum, row: Mapping[str, Any], at: int, number: int) -> None:  # noqa: ARG002  # see `Aggregate`
+    def add(self, total: Sum, row: Mapping[str, Any], at: int, number: int) -> int:  # noqa: ARG002  # see `Aggregate`
         """See `Aggregate`."""
         total[0] += not self.column or row.get(self.column) is not None
+        return 0
 
     def merge(self, total: Sum, other: Sum) -> None:
         """See `Aggregate`."""
@@ -85,12 +92,13 @@ class Total(Aggregate):
         """See `Aggregate`."""
         return [0, 0]
 
-    def add(self, total: Sum, row: Mapping[str, Any], at: int, number: int) -> None:  # noqa: ARG002  # see `Aggregate`
+    def add(self, total: Sum, row: Mapping[str, Any], at: int, number: int) -> int:  # noqa: ARG002  # see `Aggregate`
         """See `Aggregate`."""
         value = row.get(self.column)
         if value is not None:
             total[0] += 1
             total[1] += value
+        return 0
 
     def merge(self, total: Sum, other: Sum) -> None:
         """See `Aggregate`."""
@@ -121,15 +129,22 @@ class Least(Aggregate):
         if value is not None and not isinstance(value, int | float | str):
             raise BadValue(f"column {self.column!r}: expected a number or a text, got {type(value).__name__}")
 
+    def most_bytes(self, row: Mapping[str, Any]) -> int:
+        """See `Aggregate`."""
+        return size_of(row.get(self.column))
+
     def start(self) -> Sum:
         """See `Aggregate`."""
         return []
 
-    def add(self, total: Sum, row: Mapping[str, Any], at: int, number: int) -> None:  # noqa: ARG002  # see `Aggregate`
+    def add(self, total: Sum, row: Mapping[str, Any], at: int, number: int) -> int:  # noqa: ARG002  # see `Aggregate`
         """See `Aggregate`."""
         value = row.get(self.column)
-        if value is not None and value == value:  # NaN has no order, and counts as null
-            self.merge(total, [value])
+        if value is None or value != value:  # NaN has no order, and counts as null
+            return 0
+        before = size_of(total)
+        self.merge(total, [value])
+        return size_of(total) - before
 
     def merge(self, total: Sum, other: Sum) -> None:
         """See `Aggregate`."""
@@ -157,9 +172,14 @@ class Collect(Aggregate):
         """See `Aggregate`."""
         return []
 
-    def add(self, total: Sum, row: Mapping[str, Any], at: int, number: int) -> None:
+    def most_bytes(self, row: Mapping[str, Any]) -> int:
+        """See `Aggregate`."""
+        return ENTRY_BYTES + size_of(row.get(self.column))
+
+    def add(self, total: Sum, row: Mapping[str, Any], at: int, number: int) -> int:
         """See `Aggregate`."""
         total.append([at, number, row.get(self.column)])
+        return self.most_bytes(row)
 
     def merge(self, total: Sum, other: Sum) -> None:
         """See `Aggregate`."""
@@ -176,12 +196,6 @@ class Top(Least):
 
     most: int = 1
 
-    def add(self, total: Sum, row: Mapping[str, Any], at: int, number: int) -> None:  # noqa: ARG002  # see `Aggregate`
-        """See `Aggregate`."""
-        value = row.get(self.column)
-        if value is not None and value == value:  # NaN has no order, and counts as null
-            self.merge(total, [value])
-
     def merge(self, total: Sum, other: Sum) -> None:
         """See `Aggregate`."""
         total[:] = heapq.nlargest(self.most, total + other, key=_order)
@@ -189,6 +203,17 @@ class Top(Least):
     def result(self, total: Sum) -> list[Any]:
         """See `Aggregate`."""
         return list(total)
+
+
+def size_of(value: Any) -> int:
+    """Return about how many bytes it takes to keep a value."""
+    if isinstance(value, str | bytes):
+        return VALUE_BYTES + len(value)
+    if isinstance(value, Mapping):
+        return sum(len(name) + size_of(inner) for name, inner in value.items())
+    if isinstance(value, list | tuple):
+        return sum(map(size_of, value))
+    return VALUE_BYTES
 
 
 def _order(value: Any) -> tuple[bool, Any]:

@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from batchmill.columns import values_of, widen_schemas
+from batchmill.columns import values_of, widen_types
 from batchmill.columns.lineage import SOURCE_ROW
-from batchmill.streams.messages import parse_time_ms
+from batchmill.streams.messages import MAX_TIME_MS, MIN_TIME_MS, times_ms
 from batchmill_worker.windows.aggregates import Collect, Count, Mean, Top, Total
 
 if TYPE_CHECKING:
@@ -21,12 +21,27 @@ MADE = ("window_id", "window_start", "window_end", "revision", "merged_into")
 """The columns of what fires, besides those of `by` and of the aggregates."""
 
 _TIME = pa.timestamp("ms", "UTC")
+_YEAR_MS = 366 * 86_400_000  # no window is longer
+FIRST_MS, END_MS = MIN_TIME_MS + _YEAR_MS, MAX_TIME_MS - _YEAR_MS
+"""Event times are between these, so that windows begin and end in the years 1 to 9999."""
 
 
-def used_schema(rows: pa.Table, names: Sequence[str], known: pa.Schema) -> pa.Schema:
-    """Return the types of the columns that windows use: those known, widened by those of these rows."""
-    own = pa.schema([rows.schema.field(name) for name in names if name in rows.column_names])
-    return widen_schemas(known, own) if len(known) else own
+def used_schema(rows: pa.Table, names: Sequence[str], known: pa.Schema) -> tuple[pa.Schema, dict[str, str]]:
+    """Return the types of the columns that windows use: those known, widened by those of these rows.
+
+    Returns also what is wrong with columns of these rows, by name: those whose type does not fit the one known.
+    """
+    kinds = {field.name: field.type for field in known}
+    unfit = {}
+    for name in names:
+        if name in rows.column_names:
+            found, before = rows.schema.field(name).type, kinds.get(name)
+            widened = found if before is None else widen_types(before, found)
+            if widened is None:
+                unfit[name] = f"column {name!r}: expected {before}, as in the rows before, got {found}"
+            else:
+                kinds[name] = widened
+    return pa.schema(list(kinds.items())), unfit
 
 
 def rows_in(rows: pa.Table, names: Sequence[str]) -> Iterator[dict[str, Any]]:
@@ -37,14 +52,10 @@ def rows_in(rows: pa.Table, names: Sequence[str]) -> Iterator[dict[str, Any]]:
 
 
 def times_of(rows: pa.Table, column: str) -> list[int | None]:
-    """Return the event time of each row, in milliseconds since the epoch; None for what is none."""
+    """Return the event time of each row, in milliseconds since the epoch; None for what windows cannot take."""
     if column not in rows.column_names:
         return [None] * rows.num_rows
-    values = rows[column]
-    if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
-        found: list[int | None] = values.cast(pa.timestamp("ms"), safe=False).cast(pa.int64()).to_pylist()
-        return found
-    return [parse_time_ms(value) for value in values.to_pylist()]
+    return [at if at is not None and FIRST_MS <= at < END_MS else None for at in times_ms(rows[column])]
 
 
 def table_of(
@@ -64,12 +75,14 @@ def table_of(
     columns["merged_into"] = pa.array([one.merged_into for one in firings], pa.int64())
     for place, (name, aggregate) in enumerate(aggregates.items()):
         values = [one.results[place] if one.results else None for one in firings]
-        columns[name] = pa.array(values, result_type(aggregate, schema))
+        kind = result_type(aggregate, schema)
+        is_beyond = isinstance(aggregate, Total) and any(isinstance(value, float) for value in values)
+        columns[name] = pa.array(values, pa.float64() if is_beyond else kind)
     return pa.table(columns)
 
 
 def result_type(aggregate: Aggregate, schema: pa.Schema) -> pa.DataType:
-    """Return the type of the column that an aggregate makes."""
+    """Return the type of the column that an aggregate makes; of sums of integers, as long as they fit it."""
     own = _type(schema, aggregate.column)
     match aggregate:
         case Count():

@@ -9,6 +9,7 @@ from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
+from batchmill.columns import decode_schema, encode_schema
 from batchmill.errors import DamagedData, InvalidRows
 from batchmill_worker.windows.rules import WindowKind
 from batchmill_worker.windows.state import OpenWindow, PartitionClock, WindowState
@@ -16,22 +17,25 @@ from batchmill_worker.windows.state import OpenWindow, PartitionClock, WindowSta
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    import pyarrow as pa
+
     from batchmill_worker.windows.rules import WindowRule
 
 VERSION = 1
 _MARK = "__batchmill_type__"
-_READERS: dict[str, Callable[[str], Any]] = {
+_READERS: dict[str, Callable[[Any], Any]] = {
     "bytes": base64.b64decode,
     "datetime": datetime.fromisoformat,
     "date": date.fromisoformat,
     "time": time.fromisoformat,
     "timedelta": lambda text: timedelta(microseconds=int(text)),
     "decimal": Decimal,
+    "fields": dict,
 }
 
 
-def encode_state(state: WindowState, columns: str) -> bytes:
-    """Write a state. columns: the schema of the columns that it has values of, as text.
+def encode_state(state: WindowState, schema: pa.Schema) -> bytes:
+    """Write a state. schema: of the columns that it has values of.
 
     Raises `InvalidRows` for a value of a type that cannot be kept.
     """
@@ -43,11 +47,12 @@ def encode_state(state: WindowState, columns: str) -> bytes:
     ]  # fmt: skip
     clocks = {name: [one.highest, one.seen_ms] for name, one in state.clocks.items()}
     numbers = [state.watermark, state.rows_seen, state.firings, state.opened]
-    text = json.dumps([VERSION, columns, numbers, clocks, windows], separators=(",", ":"), default=_marked)
+    written = [VERSION, encode_schema(schema), numbers, clocks, _escaped(windows) if _has_mark(schema) else windows]
+    text = json.dumps(written, separators=(",", ":"), default=_marked)
     return zlib.compress(text.encode(), 1)
 
 
-def decode_state(data: bytes, rule: WindowRule) -> tuple[WindowState, str]:
+def decode_state(data: bytes, rule: WindowRule) -> tuple[WindowState, pa.Schema]:
     """Read a state, and the schema that was written with it. Raises `DamagedData` for anything else."""
     try:
         version, columns, numbers, clocks, windows = json.loads(zlib.decompress(data), object_hook=_read)
@@ -61,14 +66,14 @@ def decode_state(data: bytes, rule: WindowRule) -> tuple[WindowState, str]:
                 tuple(key), start, end, number, own_id, sums, rows, nbytes, fired, has_new_rows=bool(has_new_rows)
             )
             state.open(window)
-            state.nbytes += window.nbytes
             if rule.kind is not WindowKind.COUNT:
                 has_waited = window.firings and not window.has_new_rows
                 state.look_at(window, window.end + rule.late_ms if has_waited else window.end)
         state.opened = opened
+        schema = decode_schema(columns)
     except (ValueError, TypeError, KeyError, zlib.error) as error:
         raise DamagedData(f"the state of windows cannot be read: {error}") from error
-    return state, columns
+    return state, schema
 
 
 def _marked(value: Any) -> dict[str, str]:
@@ -89,6 +94,18 @@ def _marked(value: Any) -> dict[str, str]:
         f"a window cannot keep a value of the type {type(value).__name__}.",
         hint="Convert the column in a stage before, or leave it out of the aggregates.",
     )
+
+
+def _has_mark(schema: pa.Schema) -> bool:
+    return _MARK in str(schema)  # the names of fields at any depth
+
+
+def _escaped(value: Any) -> Any:
+    """Write values of the user that have the field of a mark so that they are read as they were."""
+    if isinstance(value, dict):
+        fields = {name: _escaped(inner) for name, inner in value.items()}
+        return {_MARK: "fields", "value": list(fields.items())} if _MARK in fields else fields
+    return [_escaped(inner) for inner in value] if isinstance(value, list | tuple) else value
 
 
 def _read(found: dict[str, Any]) -> Any:

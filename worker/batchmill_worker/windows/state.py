@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import bisect
 import heapq
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ class OpenWindow:
     id: int  # of all its revisions, also if a session grows: unique for a key
     sums: list[Sum]
     rows: int = 0
-    nbytes: int = 0  # of values that are kept, about
+    nbytes: int = 0  # of its key and of values that are kept, about
     firings: int = 0
     has_new_rows: bool = True  # since it fired last
     is_closed: bool = False  # entries of the queue may still name it
@@ -44,21 +45,22 @@ class PartitionClock:
 class WindowState:
     """The state of a stage with windows."""
 
-    windows: dict[Key, list[OpenWindow]] = field(default_factory=dict)  # of a key, those that take rows
+    windows: dict[Key, list[OpenWindow]] = field(default_factory=dict)  # of a key, those that take rows, by start
     clocks: dict[str, PartitionClock] = field(default_factory=dict)
     watermark: int | None = None  # it never falls
     rows_seen: int = 0
     firings: int = 0
     opened: int = 0  # windows, ever
     open_windows: int = 0
-    nbytes: int = 0  # of values that are kept, about
+    nbytes: int = 0  # of all windows
     queue: list[tuple[int, int, OpenWindow]] = field(default_factory=list)  # a heap: when a window has to be looked at
 
     def open(self, window: OpenWindow) -> None:
         """Add a window."""
-        self.windows.setdefault(window.key, []).append(window)
+        bisect.insort(self.windows.setdefault(window.key, []), window, key=_start)
         self.opened += 1
         self.open_windows += 1
+        self.nbytes += window.nbytes
 
     def close(self, window: OpenWindow) -> None:
         """Forget a window."""
@@ -66,9 +68,25 @@ class WindowState:
         self.open_windows -= 1
         self.nbytes -= window.nbytes
         of_key = self.windows[window.key]
-        of_key.remove(window)
+        del of_key[bisect.bisect_left(of_key, window.start, key=_start)]
         if not of_key:
             del self.windows[window.key]
+
+    def beginning_at(self, key: Key, start: int) -> OpenWindow | None:
+        """Return the window of a key that begins at a time."""
+        of_key = self.windows.get(key, ())
+        place = bisect.bisect_left(of_key, start, key=_start)
+        return of_key[place] if place < len(of_key) and of_key[place].start == start else None
+
+    def joined_by(self, rule: WindowRule, key: Key, start: int, end: int) -> list[OpenWindow]:
+        """Return the sessions of a key that one from `start` to `end` is part of. Sessions do not overlap."""
+        of_key = self.windows.get(key, ())
+        last = first = bisect.bisect_left(of_key, start, key=_start)
+        while first and rule.joins(start, end, of_key[first - 1].start, of_key[first - 1].end):
+            first -= 1
+        while last < len(of_key) and rule.joins(start, end, of_key[last].start, of_key[last].end):
+            last += 1
+        return list(of_key[first:last])
 
     def look_at(self, window: OpenWindow, at: int) -> None:
         """Look at a window when the watermark is there, and not before."""
@@ -92,6 +110,10 @@ class WindowState:
             return
         found = _watermark(rule, list(self.clocks.values()), now_ms) - rule.wait_ms
         self.watermark = found if self.watermark is None else max(self.watermark, found)
+
+
+def _start(window: OpenWindow) -> int:
+    return window.start
 
 
 def _watermark(rule: WindowRule, clocks: list[PartitionClock], now_ms: int) -> int:

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
-from batchmill_worker.windows.aggregates import BadValue
+from batchmill_worker.windows.aggregates import BadValue, size_of
 from batchmill_worker.windows.rules import WindowKind
 from batchmill_worker.windows.state import OpenWindow
 
@@ -30,6 +30,10 @@ if TYPE_CHECKING:
     from batchmill_worker.windows.aggregates import Aggregate
     from batchmill_worker.windows.rules import WindowRule
     from batchmill_worker.windows.state import Key, WindowState
+
+
+WINDOW_BYTES = 64
+"""Of an open window, besides its key and the values that it keeps."""
 
 
 class Refusal(StrEnum):
@@ -48,19 +52,18 @@ class Limits:
 
     windows: int = 1_000_000
     rows_per_window: int = 100_000  # of windows that keep rows
-    nbytes: int = 256 * 1024 * 1024  # of values that are kept, about
+    nbytes: int = 256 * 1024 * 1024  # of keys and of values that are kept, about
     partitions: int = 1000  # each row asks the clocks of all of them
 
 
 @dataclass(frozen=True, slots=True)
 class Arrival:
-    """A row as it comes in. nbytes: about what keeping it takes."""
+    """A row as it comes in."""
 
     key: Key
     at: int
     values: Mapping[str, Any]
     partition: str = ""
-    nbytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,8 +138,6 @@ class Windows:
         clocks = self.state.clocks
         if len(clocks) >= self._limits.partitions and row.partition not in clocks:
             return Refused(Refusal.STATE_FULL, f"there are {len(clocks):,} partitions already")
-        if self._keeps_rows and self.state.nbytes + row.nbytes > self._limits.nbytes:
-            return Refused(Refusal.STATE_FULL, f"the open windows keep {self.state.nbytes:,} bytes of rows")
         try:
             for one in self._aggregates:
                 one.check(row.values)
@@ -162,8 +163,7 @@ class Windows:
         ]
         if not taking:
             return Refused(Refusal.LATE, f"its time is {row.at}, and the watermark {watermark}: its windows are over")
-        open_ones = {window.start: window for window in self.state.windows.get(row.key, ())}
-        found = [open_ones.get(start) for start, _ in taking]
+        found = [self.state.beginning_at(row.key, start) for start, _ in taking]
         refused = self._no_room(row, [one for one in found if one is not None], sum(one is None for one in found))
         if refused is not None:
             return refused
@@ -174,7 +174,7 @@ class Windows:
     def _place_in_session(self, row: Arrival, firings: list[Firing]) -> Refused | None:
         rule, watermark = self._rule, self.state.watermark
         start, end = row.at, row.at + rule.size
-        joined = [one for one in self.state.windows.get(row.key, ()) if rule.joins(start, end, one.start, one.end)]
+        joined = self.state.joined_by(rule, row.key, start, end)
         if not joined and watermark is not None and rule.is_over(end, watermark):
             return Refused(Refusal.LATE, f"its time is {row.at}, and the watermark {watermark}: its session is over")
         refused = self._no_room(row, joined, int(not joined))
@@ -186,7 +186,8 @@ class Windows:
         kept, *others = sorted(joined, key=lambda one: (one.firings == 0, one.number))
         for one in others:
             self._merge(kept, one, firings)
-        kept.start, kept.end = min(kept.start, start), max(kept.end, end)
+        # only now: the state finds windows by where they begin
+        kept.start, kept.end = min(start, *(one.start for one in joined)), max(end, *(one.end for one in joined))
         self._put(row, kept)
         return None
 
@@ -208,16 +209,18 @@ class Windows:
         limits = self._limits
         if self.state.open_windows + new > limits.windows:
             return Refused(Refusal.TOO_MANY_WINDOWS, f"{self.state.open_windows:,} windows are open")
-        if not self._keeps_rows:
-            return None
-        if any(one.rows >= limits.rows_per_window for one in windows):
+        if self._keeps_rows and any(one.rows >= limits.rows_per_window for one in windows):
             return Refused(Refusal.WINDOW_FULL, f"its window has {limits.rows_per_window:,} rows")
-        if self.state.nbytes + row.nbytes * (len(windows) + new) > limits.nbytes:
-            return Refused(Refusal.STATE_FULL, f"the open windows keep {self.state.nbytes:,} bytes of rows")
+        more = sum(one.most_bytes(row.values) for one in self._aggregates) * (len(windows) + new)
+        more += (WINDOW_BYTES + size_of(row.key)) * new
+        if self.state.nbytes + more > limits.nbytes:
+            return Refused(Refusal.STATE_FULL, f"the open windows keep {self.state.nbytes:,} bytes of keys and values")
         return None
 
     def _opened(self, key: Key, start: int, end: int, id_: int) -> OpenWindow:
-        window = OpenWindow(key, start, end, self.state.opened, id_, [one.start() for one in self._aggregates])
+        nbytes = WINDOW_BYTES + size_of(key)
+        sums = [one.start() for one in self._aggregates]
+        window = OpenWindow(key, start, end, self.state.opened, id_, sums, nbytes=nbytes)
         self.state.open(window)
         if self._rule.kind is not WindowKind.COUNT:
             self.state.look_at(window, end)
@@ -225,12 +228,11 @@ class Windows:
 
     def _put(self, row: Arrival, window: OpenWindow) -> None:
         for one, total in zip(self._aggregates, window.sums, strict=True):
-            one.add(total, row.values, row.at, self.state.rows_seen)
+            more = one.add(total, row.values, row.at, self.state.rows_seen)
+            window.nbytes += more
+            self.state.nbytes += more
         window.rows += 1
         window.has_new_rows = True
-        if self._keeps_rows:
-            window.nbytes += row.nbytes
-            self.state.nbytes += row.nbytes
         if window.firings:
             self._again.append(window)
 
@@ -241,9 +243,8 @@ class Windows:
         if other.firings:
             gone = (other.key, other.id, other.start, other.end, other.firings, 0, ())
             firings.append(Firing(*gone, merged_into=kept.id))
-        kept.start, kept.end = min(kept.start, other.start), max(kept.end, other.end)
         kept.rows += other.rows
-        kept.nbytes += other.nbytes
+        kept.nbytes += other.nbytes  # about: of two least values one goes
         self.state.nbytes += other.nbytes
         self.state.close(other)
 
