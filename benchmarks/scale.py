@@ -27,6 +27,7 @@ class Scale:
     live_jobs: tuple[int, ...]  # of one row each
     stream_s: float  # of rows at a steady rate
     stream_rows: int  # of a backlog
+    stream_windows: int  # that are open at the same time
     limit_s: float  # for everything together
 
     def with_runs(self, runs: int) -> Scale:
@@ -53,6 +54,7 @@ FULL = Scale(
     live_jobs=(100, 1_000, 10_000),
     stream_s=20,
     stream_rows=200_000,
+    stream_windows=100_000,
     limit_s=60 * 60,
 )
 QUICK = Scale(
@@ -74,5 +76,6 @@ QUICK = Scale(
     live_jobs=(50, 200),
     stream_s=5,
     stream_rows=50_000,
+    stream_windows=10_000,
     limit_s=12 * 60,
 )
