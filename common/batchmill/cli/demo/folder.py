@@ -16,12 +16,13 @@ MARKER = ".batchmill-demo"
 
 
 class DemoFolder:
-    """A demo's data: the service's in `service`, the results in `vectors`. A marker file identifies the folder."""
+    """A demo's data: the service's in `service`, the vectors in a Lance table. A marker file identifies the folder."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
         self.service = path / "service"
-        self.vectors = path / "vectors"
+        self.index = "language-reference"
+        self.table = path / f"{self.index}.lance"
 
     def recreate(self) -> None:
         """Create the folder, or empty the one of an earlier demo.
