@@ -36,10 +36,12 @@ NAMES = (
     "lane",
     "stream",
 )
+ON_REQUEST = ("soak",)
+"""Not among those that run unless some are named."""
 
 
 @click.command()
-@click.option("--only", multiple=True, type=click.Choice(NAMES), help="Run only this one; repeatable.")
+@click.option("--only", multiple=True, type=click.Choice(NAMES + ON_REQUEST), help="Run only this one; repeatable.")
 @click.option(
     "--runs",
     type=click.IntRange(min=1),

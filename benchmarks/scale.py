@@ -28,6 +28,7 @@ class Scale:
     stream_s: float  # of rows at a steady rate
     stream_rows: int  # of a backlog
     stream_windows: int  # that are open at the same time
+    soak_s: float
     limit_s: float  # for everything together
 
     def with_runs(self, runs: int) -> Scale:
@@ -55,7 +56,8 @@ FULL = Scale(
     stream_s=20,
     stream_rows=200_000,
     stream_windows=100_000,
-    limit_s=60 * 60,
+    soak_s=3600,
+    limit_s=70 * 60,
 )
 QUICK = Scale(
     runs=3,
@@ -77,5 +79,6 @@ QUICK = Scale(
     stream_s=5,
     stream_rows=50_000,
     stream_windows=10_000,
+    soak_s=60,
     limit_s=12 * 60,
 )
