@@ -66,7 +66,7 @@ def measure(scale: Scale) -> Report:
         [Bar("the last quarter over the second one, the worst process", worst, "at most", 1.1, "x")],
         [
             "Medians of the memory of its own, without pages of mapped files; of Valkey also what it has allocated.",
-            f"A stream of {ROWS_PER_S} rows/s through `echo` and windows of 10 s, whose output gets a file each minute.",
+            f"A stream of {ROWS_PER_S} rows/s through `echo` and windows of 10 s; its output gets a file each minute.",
             f"Beside it a job of {JOB_ROWS} rows every {JOB_EVERY_S:g} s, which is deleted when it is done.",
         ],
     )
