@@ -42,11 +42,11 @@ test-slow: $(STAMPS)/test ## Run the slow ones: outages, what a user does
 	$(BIN)/python -m pytest tests/slow tests/acceptance
 	$(BIN)/python -m pytest -m slow
 
-chaos-short: $(STAMPS)/test ## Break a service at random for a minute, then compare every row
+chaos-short: $(STAMPS)/test ## Break a service at random for a minute, twice, then compare every row
 	$(BIN)/python -m pytest tests/chaos
 
-chaos: $(STAMPS)/test ## The same for DURATION=10 minutes from SEED=…, into REPORT=chaos-report.json
-	PYTHONPATH=tests $(BIN)/python -m chaos.run --minutes $(DURATION) --report $(REPORT) $(if $(SEED),--seed $(SEED))
+chaos: $(STAMPS)/test ## The same for DURATION=10 minutes from SEED=…, S3=1 in a bucket, into REPORT=chaos-report.json
+	PYTHONPATH=tests $(BIN)/python -m chaos.run --minutes $(DURATION) --report $(REPORT) $(if $(SEED),--seed $(SEED)) $(if $(S3),--s3)
 
 coverage: $(STAMPS)/dev ## Run `make test` and measure which lines and branches it covers, those of services included
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --cov --cov-report=term:skip-covered

@@ -9,8 +9,6 @@ import redis
 from batchmill.ledger import Ledger
 from batchmill.ledger.scripting.connection import connect
 from batchmill.row_cache import FOLDER, segment_blob
-from batchmill.storage.blobs import BlobStore
-from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill_coordinator.roles.cache_sweep import adopt_row_cache
 from support.cluster import KEYS
 from support.waiting import until
@@ -28,7 +26,7 @@ def judge_row_cache(verdict: Verdict, cluster: Cluster, *, is_held: bool, was_ro
     """
     if was_rolled_back:
         with connect(f"unix://{cluster.socket}?db=0") as ours:
-            adopt_row_cache(Ledger(ours, KEYS.prefix), BlobStore.open(str(cluster.blobs), Locations(UNRESTRICTED)))
+            adopt_row_cache(Ledger(ours, KEYS.prefix), cluster.blob_store())
     with redis.Redis(unix_socket_path=str(cluster.socket), socket_timeout=5) as client:
         due = (KEYS.cache_loose(), "-inf", 1)
         until(lambda: is_held or not client.zrangebyscore(*due), "the deletion of segments that made room")
@@ -36,7 +34,7 @@ def judge_row_cache(verdict: Verdict, cluster: Cluster, *, is_held: bool, was_ro
         segments = client.hgetall(KEYS.cache_segments())
         index = client.hgetall(KEYS.cache_index())
         held = int(client.hget(KEYS.cache_totals(), "bytes") or 0)
-    files = {f"{FOLDER}/{path.name}" for path in (cluster.blobs / FOLDER).glob("*.arrow")}
+    files = {name for name in cluster.stored(FOLDER) if name.endswith(".arrow")}
     records = {name: record.split(b" ", 1) for name, record in segments.items()}
     for what, holds in (
         ("a file in its folder is known to nobody", files <= {segment_blob(name) for name in used | loose}),
@@ -49,6 +47,6 @@ def judge_row_cache(verdict: Verdict, cluster: Cluster, *, is_held: bool, was_ro
         if not holds:
             verdict.broken.append(f"the row cache: {what}")
     cluster.ask(lambda client: client.clear_cache())
-    left = [path for path in (cluster.blobs / FOLDER).rglob("*") if path.is_file()]
+    left = cluster.stored(FOLDER)
     if left:
         verdict.broken.append(f"the row cache: files are left when it was emptied: {left[:10]}")

@@ -8,6 +8,9 @@
 4. Everything is repaired; all jobs must end.
 5. Every row, counter, output and leftover is compared with what it must be.
 
+With `--s3` the blobs are in a bucket of an S3 server, which breaks as well. Then no machine has a network of its own,
+and no bit of a stored file changes.
+
 The seed fixes jobs and faults and how long after one another they strike, not what they meet.
 `make chaos` runs ten minutes, `make chaos-short` one.
 """
@@ -22,13 +25,14 @@ import tempfile
 import time
 from collections import Counter
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 import pytest
 
+from chaos.bucket_faults import NAME, REGION, Bucket, BucketFaults
 from chaos.cache_verdict import judge_row_cache
 from chaos.chaos_operators import JOURNAL
 from chaos.damage_faults import DamageFaults, judge_damage
@@ -55,15 +59,25 @@ SETTINGS = {"SHARD_TARGET_S": 0.3, "BATCH_TIMEOUT_S": 60, "ROW_CACHE_ROWS": 1500
 CALM_S = 3.0  # before the first fault
 
 
-def chaos(seed: int, seconds: float, folder: Path) -> dict[str, Any]:
-    """Run for that long, and judge; the report. Logs and outputs are left in `folder`."""
+def chaos(seed: int, seconds: float, folder: Path, *, in_bucket: bool = False) -> dict[str, Any]:
+    """Run for that long, and judge; the report. Logs and outputs are left in `folder`.
+
+    in_bucket: whether the blobs are in a bucket.
+    """
     for name in ("journal", "out", "in", "empty"):
         (folder / name).mkdir()
     with ExitStack() as stack:
-        stack.enter_context(pytest.MonkeyPatch.context()).setenv(JOURNAL, str(folder / "journal"))
+        environment = stack.enter_context(pytest.MonkeyPatch.context())
+        environment.setenv(JOURNAL, str(folder / "journal"))
         means = Means.of(folder, stack)
+        settings: dict[str, object] = dict(SETTINGS)
+        if in_bucket:
+            environment.setenv("AWS_ACCESS_KEY_ID", "chaos")
+            environment.setenv("AWS_SECRET_ACCESS_KEY", "chaos")
+            means = means.with_bucket(stack.enter_context(Bucket()))
+            settings |= means.blob_settings()
         clock = SteppedClock(folder / "clock", means.clock_library) if means.clock_library else None
-        made = Cluster(folder, "chaos_operators", clock=clock, apart=means.networks, **SETTINGS)
+        made = Cluster(folder, "chaos_operators", clock=clock, apart=means.networks, **settings)
         cluster = stack.enter_context(made)
         cluster.start(coordinators=2, slots=(2, 1))
         users, pulse, repairs = Users(cluster, folder, seed), Pulse(cluster), Repairs()
@@ -88,7 +102,8 @@ def chaos(seed: int, seconds: float, folder: Path) -> dict[str, Any]:
             streams.judge(verdict)
         else:
             verdict.broken.append("the jobs over streams have not ended")
-        _judge(verdict, users, left, cluster, {fault.kind for fault in faults.struck}, streams.job_ids)
+        stream_jobs = streams.job_ids if have_ended else []
+        _judge(verdict, users, left, cluster, {fault.kind for fault in faults.struck}, stream_jobs)
         verdict.broken += users.complaints + streams.complaints + repairs.complaints
     found = {"seed": seed, "seconds": seconds, "settled_s": round(settled_s, 1), "holds": verdict.holds}
     counts = _counts(verdict, users, folder / "journal")
@@ -97,11 +112,15 @@ def chaos(seed: int, seconds: float, folder: Path) -> dict[str, Any]:
 
 @dataclass(frozen=True, slots=True)
 class Means:
-    """What this machine permits to break. networks: of their own. disks: the blob store's and Valkey's."""
+    """What this machine permits to break. networks: of their own. disks: the blob store's and Valkey's.
+
+    bucket: where the blobs are; None: on the disk.
+    """
 
     networks: bool
     disks: tuple[SmallDisk, SmallDisk] | None
     clock_library: Path | None
+    bucket: Bucket | None = None
 
     @classmethod
     def of(cls, folder: Path, stack: ExitStack) -> Means:
@@ -113,11 +132,21 @@ class Means:
                 stack.enter_context(disk)
         return cls(networks_are_permitted(), disks, stepping_library())
 
+    def with_bucket(self, bucket: Bucket) -> Means:
+        """Keep the blobs in a bucket. Networks of their own could not reach it."""
+        return replace(self, networks=False, bucket=bucket)
+
+    def blob_settings(self) -> dict[str, object]:
+        """Return the settings of a service whose blobs are in the bucket."""
+        assert self.bucket is not None
+        return {"BLOB_ROOT": f"s3://{NAME}/blobs", "S3_ENDPOINT": self.bucket.endpoint, "S3_REGION": REGION}
+
     def fault_sets(self, cluster: Cluster, chance: random.Random, repairs: Repairs, users: Users) -> list[FaultSet]:
         """Make the faults that can be."""
         common = cluster, chance, repairs
         sets = [StoreFaults(*common, users.losing_changes), MessageFaults(*common), WorkerFaults(*common)]
-        sets += [LeaderFaults(*common), DamageFaults(*common, users)]
+        sets += [LeaderFaults(*common)]
+        sets += [BucketFaults(*common, bucket=self.bucket)] if self.bucket else [DamageFaults(*common, users)]
         if self.networks:
             sets += [PartitionFaults(*common)]
         if self.disks:
@@ -164,7 +193,7 @@ def _judge(
     for job in users.jobs:
         if job.is_final:
             verdict.judge(job, cluster)
-    if not left:
+    if not left and stream_jobs:
         with cluster.redis() as client:
             judge_ledger(verdict, users.jobs, client)
         judge_deletion(verdict, users.jobs, cluster, users.unknown, stream_jobs)
@@ -258,15 +287,16 @@ def summary(report: dict[str, Any]) -> str:
 @click.command()
 @click.option("--seed", type=int, help="Fixes jobs and faults.  [default: by chance]")
 @click.option("--minutes", type=float, default=10.0, show_default=True, help="How long faults strike.")
+@click.option("--s3", "in_bucket", is_flag=True, help="Keep the blobs in a bucket, which breaks as well.")
 @click.option("--report", type=click.Path(path_type=Path), default=Path("chaos-report.json"), show_default=True)
-def main(seed: int | None, minutes: float, report: Path) -> None:
+def main(seed: int | None, minutes: float, in_bucket: bool, report: Path) -> None:
     """Break a service at random for a while, then compare every row with what it must be."""
     chosen = seed if seed is not None else random.SystemRandom().randrange(10**6)
     click.echo(f"chaos: seed {chosen}, {minutes:g} minutes", err=True)
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder:
         logs = report.with_name(f"{report.stem}-logs")
         try:
-            found = chaos(chosen, minutes * 60, Path(folder))
+            found = chaos(chosen, minutes * 60, Path(folder), in_bucket=in_bucket)
         finally:
             shutil.copytree(Path(folder) / "logs", logs, dirs_exist_ok=True)
         report.write_text(json.dumps(found, indent=1) + "\n")

@@ -147,8 +147,7 @@ def judge_deletion(
     ours = [key for key in keys if any(name in key for name in names) or ":idempotency:" in key]
     if ours:
         verdict.broken.append(f"keys of deleted jobs are left: {ours[:10]}")
-    folders = [folder for folder in (cluster.blobs / "jobs").glob("*") if folder.name not in unknown]
-    blobs = [path for folder in folders for path in folder.rglob("*") if path.is_file()]
+    blobs = [name for name in cluster.stored("jobs") if name.split("/")[1] not in unknown]
     if blobs:
         verdict.broken.append(f"blobs of deleted jobs are left: {blobs[:10]}")
 

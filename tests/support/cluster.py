@@ -26,6 +26,8 @@ from batchmill.embedded.valkey import valkey_command
 from batchmill.errors import ServiceUnavailable
 from batchmill.ledger.formats.keys import Keys
 from batchmill.processes.parent_death import die_with_parent
+from batchmill.storage.blobs import BlobStore
+from batchmill.storage.locations import UNRESTRICTED, Locations
 from support.networks import Network
 from support.operators.path import OPERATORS_FOLDER
 from support.outputs import manifest_path
@@ -78,8 +80,9 @@ class Cluster:
     """A Valkey that keeps its data, any number of coordinators and supervisors, and clients. A context manager.
 
     folder: where logs and blobs lie. operators: modules that the workers import. settings: more `BATCHMILL_…`
-    settings, without the prefix. clock: the Valkey's. apart: whether each coordinator and supervisor has a network of
-    its own, in `networks`. Processes are tied to the thread that starts them: start all in one that lasts.
+    settings, without the prefix, such as `BLOB_ROOT` for blobs in a bucket. clock: the Valkey's. apart: whether each
+    coordinator and supervisor has a network of its own, in `networks`. Processes are tied to the thread that starts
+    them: start all in one that lasts.
     """
 
     def __init__(
@@ -122,7 +125,21 @@ class Cluster:
 
     @property
     def blobs(self) -> Path:
+        """Where the blobs are, if they are in a folder."""
         return self.folder / "blobs"
+
+    def blob_store(self) -> BlobStore:
+        """Open the blob store, whatever it is."""
+        found = {name: str(value) for name, value in self._settings.items()}
+        places = Locations(UNRESTRICTED, s3_endpoint=found.get("S3_ENDPOINT"), s3_region=found.get("S3_REGION"))
+        return BlobStore.open(found.get("BLOB_ROOT", str(self.blobs)), places)
+
+    def stored(self, folder: str) -> list[str]:
+        """Name all that is in a folder of the blob store, also what is being written."""
+        if "BLOB_ROOT" in self._settings:
+            return self.blob_store().list(folder)
+        paths = (self.blobs / folder).rglob("*")
+        return sorted(str(path.relative_to(self.blobs)) for path in paths if path.is_file())
 
     def url(self, name: str) -> str:
         """Where the coordinator of that name is."""

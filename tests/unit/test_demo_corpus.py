@@ -7,7 +7,7 @@ import pytest
 
 from batchmill.cli.demo.corpus import chapters, language_reference
 from batchmill.cli.demo.folder import MARKER, DemoFolder
-from batchmill.cli.demo.search import nearest
+from batchmill.cli.demo.search import recall
 from batchmill.embedded.folder import DataFolder
 from batchmill.errors import InvalidSettings
 
@@ -49,9 +49,9 @@ def test_a_missing_folder_is_made_and_marked(tmp_path: Path) -> None:
 def test_the_folder_of_a_former_demo_is_emptied(tmp_path: Path) -> None:
     folder = DemoFolder(tmp_path)
     folder.recreate()
-    folder.vectors.mkdir()
+    folder.table.mkdir()
     folder.service.mkdir()
-    (folder.vectors / "part.parquet").write_text("old")
+    (folder.table / "part.parquet").write_text("old")
     (tmp_path / "link").symlink_to(tmp_path.parent, target_is_directory=True)
     folder.recreate()
     assert [entry.name for entry in tmp_path.iterdir()] == [MARKER]
@@ -82,19 +82,16 @@ def _table(vectors: list[list[float]], **columns: list[str]) -> pa.Table:
     return pa.table({"embedding": embedding, **columns})
 
 
-def test_the_nearest_paragraphs_come_best_first_whatever_their_length() -> None:
-    questions = _table([[2.0, 0.0], [0.0, 3.0]])
-    lot = _table([[0.1, 0.0], [5.0, 5.0], [0.0, 9.0]], topic=["x", "xy", "y"], text=["along x", "between", "along y"])
-    found = nearest(questions, lot, 2)
-    assert [[answer.text for answer in answers] for answers in found] == [
-        ["along x", "between"],
-        ["along y", "between"],
-    ]
-    assert found[0][0].score == pytest.approx(1.0)
-    assert found[0][1].score == pytest.approx(0.5**0.5)
+def test_recall_is_the_share_of_the_nearest_chunks_that_a_search_finds() -> None:
+    vectors = [[1.0, step / 10] for step in range(8)]
+    chunks = _table(vectors, text=[f"chunk {number}" for number in range(8)])
+    ends = {"chunk 0", "chunk 1", "chunk 6", "chunk 7"}
+    assert recall(chunks, lambda _: set(chunks["text"].to_pylist()), asked=2, count=2) == 1
+    assert recall(chunks, lambda _: ends, asked=2, count=2) == 1
+    assert recall(chunks, lambda _: {"chunk 0"}, asked=2, count=2) == 0.25
+    assert recall(chunks, lambda _: {"chunk 0"}, asked=2, count=100) == pytest.approx(2 / 16)
 
 
-def test_a_paragraph_that_recurs_is_given_once() -> None:
-    lot = _table([[1.0, 0.0], [1.0, 0.0], [1.0, 1.0]], topic=["a", "b", "c"], text=["same", "same", "other"])
-    (answers,) = nearest(_table([[1.0, 0.0]]), lot, 2)
-    assert [(answer.topic, answer.text) for answer in answers] == [("a", "same"), ("c", "other")]
+def test_chunks_that_are_equally_near_are_found_as_well() -> None:
+    chunks = _table([[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]], text=["a", "b", "other"])
+    assert recall(chunks, lambda vector: {"b"} if vector[0] else {"other"}, asked=3, count=1) == 1

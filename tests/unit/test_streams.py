@@ -8,6 +8,7 @@ import pyarrow as pa
 import pytest
 
 from batchmill.jobs.job import JobRequest, JobState
+from batchmill.jobs.shard import is_of_shard_before
 from batchmill.jobs.status import JobStatus
 from batchmill.jobs.streams.kept import MARKS, MAX_SHARDS, KeptShards, Mark
 from batchmill.jobs.streams.offsets import OffsetRange, PartitionOffset, StreamOffsets, range_slice, settled_offsets
@@ -16,7 +17,6 @@ from batchmill.jobs.streams.status import StreamStatus
 from batchmill.streams.base import BAD_MESSAGE, LOST_MESSAGE, Message
 from batchmill.streams.messages import MAX_NAMES, event_time_ms, parse_time_ms, rows_of, united, with_lost
 from batchmill.wording import progress
-from batchmill_coordinator.results.stream_retention import _is_before
 
 HOUR_MS = 3_600_000
 
@@ -90,7 +90,7 @@ def messages(*rows: object) -> list[Message]:
     ],
 )
 def test_only_blobs_whose_names_say_an_older_shard_are_swept(name: str, *, expected: bool) -> None:
-    assert _is_before(name, 18) is expected
+    assert is_of_shard_before(name, 18) is expected
 
 
 def test_messages_that_are_no_rows_are_at_fault_and_no_others() -> None:

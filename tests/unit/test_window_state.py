@@ -19,6 +19,7 @@ from batchmill.jobs.stateful.windows import ticking_ms
 from batchmill.ledger.formats.encodings import StageCursor
 from batchmill.ledger.formats.record import StageRecord
 from batchmill.sources.base import End, InputSplit, NextSplit, NotYet, Splitter
+from batchmill_coordinator.results.freed_results import KEPT_S
 from batchmill_coordinator.results.splitting.steps import StateSplitter, StepCursor
 from batchmill_worker.windows.aggregates import Collect
 from batchmill_worker.windows.encoding import decode_state, encode_state
@@ -120,16 +121,35 @@ def rows(shard: int) -> InputSplit:
 
 def test_each_shard_begins_with_the_state_of_the_one_before_it() -> None:
     planning = Planning()
-    assert planning.next(rows(1)) == StateStep("", "", 1000, is_last=False)
+    assert planning.next(rows(1)) == StateStep("", 0, 1000, is_last=False)
     assert planning.next(rows(2), live=1) == NotYet()
-    assert planning.next(rows(2)) == StateStep("0-a1", "", 1000, is_last=False)
+    assert planning.next(rows(2)) == StateStep("0-a1", 0, 1000, is_last=False)
     assert planning.next(NotYet("5 0")) == NotYet(
         StepCursor.parse(planning.cursor)._replace(results=StageCursor(5)).write()
     )
-    assert planning.next(rows(3)) == StateStep("1-a1", "0-a1", 1000, is_last=False)
-    assert planning.next(End()) == StateStep("2-a1", "1-a1", 1000, is_last=True)
+    assert planning.next(rows(3)) == StateStep("1-a1", 0, 1000, is_last=False)
+    assert planning.next(End()) == StateStep("2-a1", 0, 1000, is_last=True)
     assert planning.next(End()) == End()
     assert Planning().next(End()) == End()
+
+
+def test_states_go_once_no_ledger_that_is_rolled_back_can_need_them() -> None:
+    planning, obsolete, planned_at = Planning(), dict[int, int](), list[int]()
+    planning.now_ms = 10**12
+    for shard in range(200):
+        planned_at.append(planning.now_ms)
+        step = planning.next(rows(shard))
+        assert isinstance(step, StateStep)
+        if step.obsolete:
+            obsolete[shard] = step.obsolete
+            assert planned_at[step.obsolete + 1] <= planning.now_ms - KEPT_S * 1000, "it begins with the state before"
+        planning.now_ms += 1000
+    assert list(obsolete) == [60, 90, 120, 150, 180]
+    assert list(obsolete.values()) == [29, 59, 89, 119, 149]
+    planning.now_ms = 500  # the clock is put back
+    step = planning.next(rows(200))
+    assert isinstance(step, StateStep)
+    assert step.obsolete == 0
 
 
 def test_time_makes_shards_without_rows_until_nothing_can_be_left_to_do() -> None:

@@ -217,3 +217,12 @@ def checkpoint_folder(job_id: str) -> str:
 def checkpoint_name(ref: ShardRef) -> str:
     """Name the blob with what an attempt has done of its shard, for the next one."""
     return f"{checkpoint_folder(ref.job_id)}/{ref.stage}/{part_stem(ref.shard_id, ref.token)}.arrow"
+
+
+def is_of_shard_before(name: str, shard: int) -> bool:
+    """Return whether a blob is of a planned shard before this one; one whose name has no shard is of none.
+
+    A shard is 17 in `…/part-00000017.00000001-a2.arrow`, and in `…/17-a2`.
+    """
+    digits = name.rpartition("/")[2].removeprefix("part-").partition("-")[0].partition(".")[0]
+    return digits.isdecimal() and int(digits) < shard

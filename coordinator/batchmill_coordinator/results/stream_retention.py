@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from batchmill.jobs.shard import ShardId, checkpoint_folder
+from batchmill.jobs.shard import ShardId, checkpoint_folder, is_of_shard_before
 from batchmill.jobs.stateful.step import state_folder
 from batchmill.jobs.streams.kept import KeptShards
 from batchmill.jobs.streams.rolls import Rolls
@@ -130,9 +130,11 @@ class StreamRetention:
             gone = KeptShards.parse(stage.kept).compacted
             folders = (checkpoint_folder(record.id), f"jobs/{record.id}/results", f"jobs/{record.id}/dead")
             names = chain.from_iterable(blobs.list(f"{folder}/{stage.number}") for folder in folders)
-            old = [one for one in names if _is_before(one, gone)]
+            old = [one for one in names if is_of_shard_before(one, gone)]
             states = blobs.list(f"{state_folder(record.id)}/{stage.number}") if stage.spec.keeps_state else []
-            old += [one for one in states if _is_before(one, gone - 1)]  # a shard that runs begins with that before
+            old += [
+                one for one in states if is_of_shard_before(one, gone - 1)
+            ]  # a shard that runs begins with that before
             for name in old:
                 blobs.delete(name)
 
@@ -158,12 +160,3 @@ def _freed_with(record: JobRecord, stage: StageRecord, kept: KeptShards) -> str:
     freed = FreedParts.parse(stage.freed)
     is_counted = stage.number == record.last.number or freed.shard >= kept.first
     return stage.freed if is_counted else FreedParts(shard=kept.first, next_shard=kept.first).write()
-
-
-def _is_before(name: str, shard: int) -> bool:
-    """Return whether a blob is of a planned shard before this one; one whose name has no shard is of none.
-
-    A shard is 17 in `…/part-00000017.00000001-a2.arrow`, and in `…/17-a2`.
-    """
-    digits = name.rpartition("/")[2].removeprefix("part-").partition("-")[0].partition(".")[0]
-    return digits.isdecimal() and int(digits) < shard

@@ -13,8 +13,8 @@ import numpy as np
 
 from batchmill.columns import rows_of
 from batchmill.jobs.dead_letters import json_value
-from batchmill.jobs.shard import part_of
-from batchmill.jobs.stateful.step import state_name
+from batchmill.jobs.shard import is_of_shard_before, part_of
+from batchmill.jobs.stateful.step import state_folder, state_name
 from batchmill_worker.engine.executor import ALL_DEFAULTS
 from batchmill_worker.engine.shard_result import BatchTiming, ShardResult
 from batchmill_worker.runtime.device_time import DeviceTimeMeter
@@ -103,8 +103,9 @@ class StateExecutor:
         ):
             found: StatefulResults = operator.infer(given)
             self._blobs.put(own, found.state)
-            if step.obsolete:
-                self._blobs.delete(state_name(ref.job_id, ref.stage, step.obsolete))
+            for name in self._blobs.list(f"{state_folder(ref.job_id)}/{ref.stage}") if step.obsolete else ():
+                if is_of_shard_before(name, step.obsolete):
+                    self._blobs.delete(name)
         operator.has_succeeded = True
         busy_s = self._clock.monotonic() - started
         every = np.arange(table.num_rows, dtype=np.int64)

@@ -23,7 +23,7 @@ class StateStep(NamedTuple):
     """What a shard is in the sequence; the last of its slices."""
 
     before: str = ""  # the part whose attempt has left the state: "17-a2"; of the first shard empty
-    obsolete: str = ""  # the part before that, whose state nobody needs any more
+    obsolete: int = 0  # no shard before this one can be run again: their states can go
     now_ms: int = 0  # when it was planned, since the epoch: its time, whenever it runs
     is_last: bool = False  # whether no rows will come any more
 

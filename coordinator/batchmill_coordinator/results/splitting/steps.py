@@ -2,6 +2,9 @@
 
 While no rows come, shards without rows let time pass: every `TICK_INTERVAL_MS`, until the stage has been without rows
 for `ticks_for_ms`, after which nothing can be left to do. When the stage before has ended, the last shard says so.
+
+A ledger that is rolled back, to a stale replica for example, runs shards again, and these begin with earlier states. So
+states stay for `KEPT_S`. Some shards say from which one on they are needed, and the worker deletes those before.
 """
 
 from __future__ import annotations
@@ -11,6 +14,7 @@ from typing import TYPE_CHECKING, NamedTuple, assert_never
 from batchmill.jobs.stateful.step import StateStep
 from batchmill.ledger.formats.encodings import StageCursor
 from batchmill.sources.base import End, InputSplit, NextSplit, NotYet, Splitter
+from batchmill_coordinator.results.freed_results import KEPT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -26,25 +30,23 @@ class StepCursor(NamedTuple):
 
     results: StageCursor = StageCursor()
     is_ticking: bool = False  # whether shards without rows are needed
-    before: str = ""  # the part whose state the last planned shard begins with
     rows_at_ms: int = 0  # when the last shard with rows was planned; 0: none was
     planned_at_ms: int = 0  # when the last shard was planned
     is_over: bool = False  # whether that was the last one
+    mark: int = 0  # a planned shard; states that were obsolete for it go once it is old
+    marked_at_ms: int = 0  # when it was planned
 
     def write(self) -> str:
         """The cursor as text."""
-        numbers = (*self.results, int(self.is_ticking), self.rows_at_ms, self.planned_at_ms, int(self.is_over))
-        return " ".join([*map(str, numbers), self.before]).rstrip()
+        return " ".join(str(int(number)) for number in (*self.results, *self[1:]))
 
     @classmethod
     def parse(cls, text: str) -> StepCursor:
         """The inverse of `write`; "" is the beginning."""
         if not text:
             return cls()
-        shard, row, is_ticking, rows_at_ms, planned_at_ms, is_over, *before = text.split()
-        at = StageCursor(int(shard), int(row))
-        times = int(rows_at_ms), int(planned_at_ms)
-        return cls(at, is_ticking == "1", "".join(before), *times, is_over == "1")
+        shard, row, is_ticking, rows_at_ms, planned_at_ms, is_over, *mark = map(int, text.split())
+        return cls(StageCursor(shard, row), bool(is_ticking), rows_at_ms, planned_at_ms, bool(is_over), *mark)
 
 
 class StateSplitter(Splitter):
@@ -103,10 +105,19 @@ class StateSplitter(Splitter):
         """Return whether shards without rows are needed behind one that is planned now."""
         return self._ticks_for_ms is not None and not at.is_over and now_ms - at.rows_at_ms <= self._ticks_for_ms
 
+    def _marked(self, at: StepCursor, now_ms: int) -> tuple[StepCursor, int]:
+        """Return from which shard on states are needed, 0 for no news, with the cursor that notes it."""
+        age_ms = now_ms - at.marked_at_ms
+        if 0 <= age_ms < KEPT_S * 1000:
+            return at, 0
+        obsolete = max(at.mark - 1, 0) if age_ms > 0 else 0  # below 0 the clock was put back
+        return at._replace(mark=self._own.shards_planned, marked_at_ms=now_ms), obsolete
+
     def _step(self, at: StepCursor, before: str, now_ms: int, rows: InputSplit | None = None) -> InputSplit:
-        step = StateStep(before, self._cursor.before, now_ms, at.is_over)
+        at, obsolete = self._marked(at, now_ms)
+        step = StateStep(before, obsolete, now_ms, at.is_over)
         is_ticking = self._ticks_behind(at, now_ms)
-        self._cursor = at._replace(is_ticking=is_ticking, before=before, planned_at_ms=now_ms)
+        self._cursor = at._replace(is_ticking=is_ticking, planned_at_ms=now_ms)
         self._is_given = True
         slices, count, nbytes = (rows.slices, rows.rows, rows.bytes) if rows is not None else ((), 0, 0)
         return InputSplit((*slices, step.slice()), count + 1, nbytes, self._cursor.write())
