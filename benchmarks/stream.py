@@ -123,7 +123,7 @@ def _fill(server: Any, key: str, rows: int) -> None:
 
 
 def _wait_for(stream: batchmill.Job, settled: int) -> None:
-    """Wait until the last stage has so many rows of a stream."""
+    """Wait until the last stage has settled that many rows of a stream."""
     began = time.monotonic()
     while (done := stream.status().stages[-1].rows_done) < settled:
         if time.monotonic() - began > DEADLINE_S:

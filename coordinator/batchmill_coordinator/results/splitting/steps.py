@@ -110,7 +110,7 @@ class StateSplitter(Splitter):
         age_ms = now_ms - at.marked_at_ms
         if 0 <= age_ms < KEPT_S * 1000:
             return at, 0
-        obsolete = max(at.mark - 1, 0) if age_ms > 0 else 0  # below 0 the clock was put back
+        obsolete = max(at.mark - 1, 0) if age_ms > 0 else 0  # below 0 the clock was set back
         return at._replace(mark=self._own.shards_planned, marked_at_ms=now_ms), obsolete
 
     def _step(self, at: StepCursor, before: str, now_ms: int, rows: InputSplit | None = None) -> InputSplit:
