@@ -95,7 +95,7 @@ class Window:
         owed = 0  # of what fires at rows that fail: it is made of the next row
         errors: dict[int, tuple[str, str]] = {}
         times = times_of(shard.rows, self._time) if self._time else [step.now_ms] * shard.rows.num_rows
-        for place, (row, at) in enumerate(zip(rows_in(shard.rows, self._columns), times, strict=True)):
+        for place, (row, at) in enumerate(zip(rows_in(shard.rows, self._columns, schema), times, strict=True)):
             arrival = self._arrival(row, at, unfit)
             if isinstance(arrival, str):
                 errors[place] = (Refusal.BAD_VALUE, arrival)
@@ -129,10 +129,12 @@ class Window:
             return known
         return decode_state(shard.load(), self._rule)
 
-    def _arrival(self, row: Mapping[str, Any], at: int | None, unfit: Mapping[str, str]) -> Arrival | str:
+    def _arrival(self, row: Mapping[str, Any] | str, at: int | None, unfit: Mapping[str, str]) -> Arrival | str:
         """Return a row as windows take it, or what is wrong with it. unfit: what is wrong with columns."""
         if at is None:
             return f"column {self._time!r}: expected a time in the years 2 to 9998"
+        if isinstance(row, str):
+            return row
         for name, why in unfit.items():
             if row[name] is not None:
                 return why
