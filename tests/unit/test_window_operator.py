@@ -162,3 +162,30 @@ def test_maps_are_collected_as_they_are() -> None:
     run.run({"v": pa.array(values, kind)})
     made = run.run({"v": pa.array(values, kind)}, is_last=True).results["all"]
     assert made.to_pylist() == [values * 2]
+
+
+def test_partitions_with_the_names_of_a_mark_are_partitions() -> None:
+    run = steps(count=None, time="at", tumbling=60, partition="p")
+    run.run({"at": [1, 2], "p": ["__batchmill_type__", "value"]})
+    assert run.run({"at": [3], "p": ["value"]}, is_last=True).results["n"].to_pylist() == [3]
+
+
+def test_a_process_keeps_one_state_of_a_stage() -> None:
+    window, loaded = Window(count=10), list[str]()
+    states = {"": b""}
+
+    def run(operator: Window, before: str, name: str) -> None:
+        def load() -> bytes:
+            loaded.append(before)
+            return states[before]
+
+        given = StatefulRows(pa.table({"v": [1]}), StateStep(before), before, name, load)
+        states[name] = operator.infer(given).state
+
+    run(window, "", "jobs/1/state/1/0-a1")
+    run(window, "jobs/1/state/1/0-a1", "jobs/1/state/1/1-a1")
+    assert loaded == []
+    run(Window(count=10), "jobs/1/state/1/1-a1", "jobs/1/state/1/2-a1")  # in another process
+    run(window, "jobs/1/state/1/2-a1", "jobs/1/state/1/3-a1")
+    assert loaded == ["jobs/1/state/1/1-a1", "jobs/1/state/1/2-a1"]
+    assert len(window._states) == 1  # what a process keeps is not seen from outside
