@@ -170,6 +170,9 @@ def test_what_is_no_schema_is_refused() -> None:
     [
         ({"type": "string", "pattern": "^(((a{100}){100}){100})$"}, "repeats more than 10,000 times"),
         ({"patternProperties": {"^(a{1,200}){1,200}$": {"type": "string"}}}, "repeats more than 10,000 times"),
+        ({"type": "string", "pattern": f"^a{{{'9' * 5000}}}$"}, "repeats more than 10,000 times"),
+        ({"type": "array", "minItems": 1_000_000_000}, "come to more than 10,000"),
+        ({"properties": {name: {"type": "array", "maxItems": 4000} for name in "abc"}}, "come to more than 10,000"),
         ({"enum": ["a" * 20_000]}, "at most 16,384 are allowed"),
     ],
 )
@@ -177,6 +180,14 @@ def test_a_schema_of_a_row_that_takes_long_to_prepare_fails_its_row(schema: dict
     with pytest.raises(RowError, match=message):
         RowSchemas("chat").get(json.dumps(schema))
     assert RowSchemas("chat").get(json.dumps({"type": "string", "pattern": "^[0-9]{4}-[0-9]{2,4}$"}))
+
+
+def test_a_schema_of_a_job_that_takes_more_memory_than_a_machine_has_is_refused() -> None:
+    with pytest.raises(InvalidParams, match="'minItems' and 'maxItems' of all arrays of the schema come to more than"):
+        AnswerSchema("chat", {"prefixItems": [{"type": "array", "minItems": 1e9}]}, retryable=False)
+    with pytest.raises(InvalidParams, match="repeats more than 10,000 times"):
+        AnswerSchema("chat", {"type": "string", "pattern": "^a{99999999999}$"}, retryable=False)
+    AnswerSchema("chat", {"type": "array", "minItems": 2, "maxItems": 1000}, retryable=False)
 
 
 def test_the_seed_of_a_row_depends_on_seed_path_and_failures_alone() -> None:

@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from batchmill_worker.windows.aggregates import (
+    ENTRY_BYTES,
     Aggregate,
     Collect,
     Count,
@@ -21,10 +22,18 @@ from batchmill_worker.windows.aggregates import (
     Mean,
     Top,
     Total,
+    size_of,
 )
 from batchmill_worker.windows.rules import WindowKind, WindowRule
 from batchmill_worker.windows.state import WindowState
-from batchmill_worker.windows.stepping import Arrival, Limits, Refusal, Windows
+from batchmill_worker.windows.stepping import (
+    MAX_PARTITION_NAME,
+    WINDOW_BYTES,
+    Arrival,
+    Limits,
+    Refusal,
+    Windows,
+)
 from support.windowing import COLLECTED, Event, drawn_events, drawn_rule, run_stream
 
 TUMBLING = WindowRule(WindowKind.TUMBLING, 100)
@@ -207,7 +216,8 @@ def test_nothing_is_kept_of_windows_that_are_over(rng: random.Random) -> None:
     run_stream(rule, [*events, Event("z", 10**9, 0)], state, flush=False)
     assert set(state.windows) == {("z",)}
     assert len(state.queue) == state.open_windows == len(state.windows["z",])
-    assert state.nbytes == 105 * state.open_windows  # each has a key of one character and a row
+    one_row, its_partition = WINDOW_BYTES + size_of(("z",)) + ENTRY_BYTES + size_of(0), size_of("")
+    assert state.nbytes == one_row * state.open_windows + its_partition
 
 
 def test_aggregates_of_merged_sessions_are_those_of_all_rows() -> None:
@@ -265,3 +275,34 @@ def test_sessions_that_a_row_joins_in_any_order_are_one() -> None:
             windows.add(Arrival((), at, {"number": number}), 0)
         (of_key,) = windows.state.windows.values()
         assert [(one.start, one.end, one.rows) for one in of_key] == [(0, 75, 7)]
+
+
+def test_sessions_that_become_one_are_counted_as_one() -> None:
+    rng = random.Random(1)
+    aggregates = [Least("v"), Top("v", 2), Collect("v"), Total("n"), Count("")]
+    windows = Windows(WindowRule(WindowKind.SESSION, 100, wait_ms=10**9), aggregates, WindowState())
+    for number in range(500):
+        values = {"v": "x" * rng.randint(0, 50), "n": number}
+        windows.add(Arrival(("key",), rng.randint(0, 5000), values, "p"), 0)
+    expected = size_of("p")
+    for one in windows.state.windows["key",]:
+        least, top, collected, *_ = one.sums
+        expected += WINDOW_BYTES + size_of(one.key) + sum(map(size_of, least)) + sum(map(size_of, top))
+        expected += sum(ENTRY_BYTES + size_of(value) for _, _, value in collected)
+    assert windows.state.nbytes == expected
+    windows.flush()
+    assert windows.state.nbytes == size_of("p")
+
+
+def test_empty_values_and_long_texts_are_counted() -> None:
+    assert size_of([[]] * 1000) > 8000
+    assert size_of("\N{SNOWMAN}" * 1000) >= 3000
+    assert size_of("\ud800") > 0
+
+
+def test_names_of_partitions_are_bounded() -> None:
+    windows = Windows(TUMBLING, COLLECTED, WindowState())
+    refused = windows.add(Arrival(("a",), 1, {}, "p" * (MAX_PARTITION_NAME + 1)), 0)[1]
+    assert refused is not None
+    assert refused.why is Refusal.BAD_VALUE
+    assert windows.state.clocks == {}

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from contextlib import suppress
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -29,6 +29,7 @@ MAX_NAMES = 1000
 """Different names of fields in the messages of a shard, of nested objects too: each is a column of all its rows."""
 _NAMES = re.compile(rb'(?s)[{,]\s*+"([^"\\]*+(?:\\.[^"\\]*+)*+)"\s*+:')  # linear: no string has a quote behind , or {
 MIN_TIME_MS, MAX_TIME_MS = -62_135_596_800_000, 253_402_300_799_999  # the beginning of the year 1, the end of 9999
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _UNITS_PER_S = {"s": 1, "ms": 1000, "us": 1_000_000, "ns": 1_000_000_000}
 
 
@@ -258,7 +259,8 @@ def parse_time_ms(value: object) -> int | None:
             except ValueError:
                 return None
         else:
-            return int((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+            return ((at if at.tzinfo else at.replace(tzinfo=UTC)) - _EPOCH) // timedelta(milliseconds=1)
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= MAX_TIME_MS:
         return None
-    return int(value if value >= MILLISECONDS_FROM else value * 1000)
+    # to microseconds first: 1.009 s times 1000 is below 1009
+    return int(value) if value >= MILLISECONDS_FROM else round(value * 1_000_000) // 1000

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
-import re
 from dataclasses import replace
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -17,7 +15,7 @@ from batchmill_worker.generation import params
 from batchmill_worker.generation.schemas import AnswerSchema
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from batchmill_worker.generation.base import Sampling
 
@@ -25,9 +23,6 @@ MAX_SCHEMAS = 64
 MAX_SCHEMA_CHARS = 16_384
 MAX_TOKENS = 1_000_000
 """Of a prompt that is given as such; longer than any context."""
-MAX_REPETITIONS = 10_000
-"""Of what a pattern repeats: engines unroll it, and no other row continues meanwhile."""
-_COUNTS = re.compile(r"\{(\d{1,9})(?:,(\d{0,9}))?\}")
 
 
 class RowOptions(BaseModel):
@@ -93,26 +88,8 @@ class RowSchemas:
         if len(text) > MAX_SCHEMA_CHARS:
             raise RowError(f"the schema has {len(text):,} characters; at most {MAX_SCHEMA_CHARS:,} are allowed")
         try:
-            return self._known.get_or_make(text, lambda: self._make(text))
+            return self._known.get_or_make(
+                text, lambda: AnswerSchema(self._operator, json.loads(text), retryable=False)
+            )
         except InvalidParams as error:
             raise RowError(error.message) from error
-
-    def _make(self, text: str) -> AnswerSchema:
-        schema = json.loads(text)
-        for pattern in _patterns(schema):
-            counts = [int(most or least) for least, most in _COUNTS.findall(pattern)]
-            if math.prod(max(count, 1) for count in counts) > MAX_REPETITIONS:
-                raise RowError(f"a pattern of the schema repeats what it repeats more than {MAX_REPETITIONS:,} times")
-        return AnswerSchema(self._operator, schema, retryable=False)
-
-
-def _patterns(schema: Any) -> Iterator[str]:
-    """Yield all patterns in a schema, and the names of its properties, some of which are patterns."""
-    if isinstance(schema, dict):
-        yield from (str(name) for name in schema)
-        if isinstance(schema.get("pattern"), str):
-            yield schema["pattern"]
-        schema = list(schema.values())
-    if isinstance(schema, list):
-        for part in schema:
-            yield from _patterns(part)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 from typing import TYPE_CHECKING, Any
 
 from batchmill.errors import InvalidParams
@@ -15,12 +17,17 @@ if TYPE_CHECKING:
     from batchmill_worker.generation.base import Answer
 
 MAX_SHOWN = 200
+MAX_REPETITIONS = 10_000
+"""Of what a pattern repeats, and of the items of all arrays: engines unroll them, each into a piece of a grammar. A
+thousand million take more memory than a machine has, and no other row continues meanwhile."""
+_COUNTS = re.compile(r"\{(\d+)(?:,(\d*))?\}")
+_ITEMS = ("minItems", "maxItems")
 
 
 class AnswerSchema:
     """The schema of an operator's answers. retryable: whether another try can give another answer.
 
-    Raises `InvalidParams` for what is no JSON Schema.
+    Raises `InvalidParams` for what is no JSON Schema, and for one that takes long to prepare.
     """
 
     def __init__(self, operator: str, schema: Mapping[str, Any], *, retryable: bool) -> None:
@@ -30,6 +37,7 @@ class AnswerSchema:
             from referencing import Registry
         except ImportError as error:
             raise missing_extra(operator, error) from error
+        _check_size(operator, schema)  # before its patterns are compiled
         self.text = json.dumps(schema)
         self._retryable = retryable
         kind = validator_for(schema, default=Draft202012Validator)
@@ -80,6 +88,46 @@ def _references(schema: Any) -> Iterator[str]:
     if isinstance(schema, list):
         for part in schema:
             yield from _references(part)
+
+
+def _check_size(operator: str, schema: Mapping[str, Any]) -> None:
+    fault = None
+    for pattern in _patterns(schema):
+        counts = [_number(most or least) for least, most in _COUNTS.findall(pattern)]
+        if math.prod(max(count, 1) for count in counts) > MAX_REPETITIONS:
+            fault = f"a pattern of the schema repeats what it repeats more than {MAX_REPETITIONS:,} times"
+    if sum(_item_counts(schema)) > MAX_REPETITIONS:
+        names = " and ".join(repr(name) for name in _ITEMS)
+        fault = f"{names} of all arrays of the schema come to more than {MAX_REPETITIONS:,}"
+    if fault is not None:
+        raise InvalidParams(f"operator {operator!r}: {fault}.", operator=operator, parameter="schema")
+
+
+def _number(digits: str) -> int:
+    """Read a count; of a long one it only matters that it is too many."""
+    return int(digits[-20:]) if not digits[:-20].strip("0") else MAX_REPETITIONS + 1
+
+
+def _patterns(schema: Any) -> Iterator[str]:
+    """Yield all patterns in a schema, and the names of its properties, some of which are patterns."""
+    if isinstance(schema, dict):
+        yield from (str(name) for name in schema)
+        if isinstance(schema.get("pattern"), str):
+            yield schema["pattern"]
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _patterns(part)
+
+
+def _item_counts(schema: Any) -> Iterator[float]:
+    """Yield for each array in a schema how many items engines unroll."""
+    if isinstance(schema, dict):
+        yield max((schema[name] for name in _ITEMS if isinstance(schema.get(name), int | float)), default=0)
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _item_counts(part)
 
 
 def _shown(text: str) -> str:

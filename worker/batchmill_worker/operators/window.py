@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from batchmill_worker.windows.stepping import Firing
 
 MAX_STATES = 16
-"""States that a process keeps in memory, so that the next shard need not read them."""
+"""States that a process keeps in memory, one of a stage, so that the next shard need not read them."""
 
 MAX_TOP = 1000
 _FORM = "expected count, or KIND:COLUMN with one of the kinds sum, mean, min, max, collect, count, or top:COLUMN:N"
@@ -83,7 +83,7 @@ class Window:
         columns = [*self._by, *(one.column for one in self._aggregates.values() if one.column)]
         self._columns = list(dict.fromkeys([*columns, *([partition] if partition else [])]))
         self._limits = Limits(windows=max_windows, rows_per_window=max_rows)
-        self._states: Lru[str, tuple[WindowState, pa.Schema]] = Lru(MAX_STATES)
+        self._states: Lru[str, tuple[str, WindowState, pa.Schema]] = Lru(MAX_STATES)
 
     def infer(self, shard: StatefulRows) -> StatefulResults:
         """Put the rows of a shard into their windows."""
@@ -95,7 +95,7 @@ class Window:
         owed = 0  # of what fires at rows that fail: it is made of the next row
         errors: dict[int, tuple[str, str]] = {}
         times = times_of(shard.rows, self._time) if self._time else [step.now_ms] * shard.rows.num_rows
-        for place, (row, at) in enumerate(zip(rows_in(shard.rows, self._columns), times, strict=True)):
+        for place, (row, at) in enumerate(zip(rows_in(shard.rows, self._columns, schema), times, strict=True)):
             arrival = self._arrival(row, at, unfit)
             if isinstance(arrival, str):
                 errors[place] = (Refusal.BAD_VALUE, arrival)
@@ -117,22 +117,24 @@ class Window:
         except (pa.ArrowException, OverflowError) as error:
             raise InvalidRows(f"operator 'window': values of one column have several types: {error}") from error
         data = encode_state(state, schema)
-        self._states.put(shard.name, (state, schema))
+        self._states.put(_stage_of(shard.name), (shard.name, state, schema))
         return StatefulResults(results, counts, data, errors)
 
     def _state(self, shard: StatefulRows) -> tuple[WindowState, pa.Schema]:
         """Return the state to begin with; a copy in memory is used once, as a step changes it."""
+        known = self._states.pop(_stage_of(shard.name))  # also if another process has continued from it
         if not shard.before:
             return WindowState(), pa.schema([])
-        known = self._states.pop(shard.before)
-        if known is not None:
-            return known
+        if known is not None and known[0] == shard.before:
+            return known[1:]
         return decode_state(shard.load(), self._rule)
 
-    def _arrival(self, row: Mapping[str, Any], at: int | None, unfit: Mapping[str, str]) -> Arrival | str:
+    def _arrival(self, row: Mapping[str, Any] | str, at: int | None, unfit: Mapping[str, str]) -> Arrival | str:
         """Return a row as windows take it, or what is wrong with it. unfit: what is wrong with columns."""
         if at is None:
             return f"column {self._time!r}: expected a time in the years 2 to 9998"
+        if isinstance(row, str):
+            return row
         for name, why in unfit.items():
             if row[name] is not None:
                 return why
@@ -155,6 +157,11 @@ class Window:
             return WindowRule(self._kind, size, every, wait_ms=wait, late_ms=late, idle_ms=idle, strict=strict)
         except ValueError as error:
             raise _invalid(f"{error}.", self._kind.value) from error
+
+
+def _stage_of(name: str) -> str:
+    """Return the stage of a state."""
+    return name.rpartition("/")[0]
 
 
 def _ms(seconds: float) -> int:

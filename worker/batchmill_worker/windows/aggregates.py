@@ -50,8 +50,8 @@ class Aggregate(ABC):
         """
 
     @abstractmethod
-    def merge(self, total: Sum, other: Sum) -> None:
-        """Add the rows of another window."""
+    def merge(self, total: Sum, other: Sum) -> int:
+        """Add the rows of another window; return how many bytes fewer are kept now than by both before, about."""
 
     @abstractmethod
     def result(self, total: Sum) -> Any:
@@ -70,9 +70,10 @@ class Count(Aggregate):
         total[0] += not self.column or row.get(self.column) is not None
         return 0
 
-    def merge(self, total: Sum, other: Sum) -> None:
+    def merge(self, total: Sum, other: Sum) -> int:
         """See `Aggregate`."""
         total[0] += other[0]
+        return 0
 
     def result(self, total: Sum) -> int:
         """See `Aggregate`."""
@@ -100,10 +101,11 @@ class Total(Aggregate):
             total[1] += value
         return 0
 
-    def merge(self, total: Sum, other: Sum) -> None:
+    def merge(self, total: Sum, other: Sum) -> int:
         """See `Aggregate`."""
         total[0] += other[0]
         total[1] += other[1]
+        return 0
 
     def result(self, total: Sum) -> Any:
         """See `Aggregate`. A sum of integers that no column can have is a floating-point number."""
@@ -142,13 +144,17 @@ class Least(Aggregate):
         value = row.get(self.column)
         if value is None or value != value:  # NaN has no order, and counts as null
             return 0
-        before = size_of(total)
-        self.merge(total, [value])
-        return size_of(total) - before
+        return size_of(value) - self.merge(total, [value])
 
-    def merge(self, total: Sum, other: Sum) -> None:
+    def merge(self, total: Sum, other: Sum) -> int:
         """See `Aggregate`."""
-        total[:] = [min(total + other, key=_order)] if total or other else []
+        both = total + other
+        total[:] = self.kept_of(both)
+        return sum(map(size_of, both)) - sum(map(size_of, total))
+
+    def kept_of(self, values: Sum) -> Sum:
+        """Return the values to keep."""
+        return [min(values, key=_order)] if values else []
 
     def result(self, total: Sum) -> Any:
         """See `Aggregate`."""
@@ -158,9 +164,9 @@ class Least(Aggregate):
 class Greatest(Least):
     """The greatest value that is not null; null without one."""
 
-    def merge(self, total: Sum, other: Sum) -> None:
-        """See `Aggregate`."""
-        total[:] = [max(total + other, key=_order)] if total or other else []
+    def kept_of(self, values: Sum) -> Sum:
+        """See `Least`."""
+        return [max(values, key=_order)] if values else []
 
 
 class Collect(Aggregate):
@@ -181,9 +187,10 @@ class Collect(Aggregate):
         total.append([at, number, row.get(self.column)])
         return self.most_bytes(row)
 
-    def merge(self, total: Sum, other: Sum) -> None:
+    def merge(self, total: Sum, other: Sum) -> int:
         """See `Aggregate`."""
         total += other
+        return 0
 
     def result(self, total: Sum) -> list[Any]:
         """See `Aggregate`."""
@@ -196,9 +203,9 @@ class Top(Least):
 
     most: int = 1
 
-    def merge(self, total: Sum, other: Sum) -> None:
-        """See `Aggregate`."""
-        total[:] = heapq.nlargest(self.most, total + other, key=_order)
+    def kept_of(self, values: Sum) -> Sum:
+        """See `Least`."""
+        return heapq.nlargest(self.most, values, key=_order)
 
     def result(self, total: Sum) -> list[Any]:
         """See `Aggregate`."""
@@ -207,12 +214,14 @@ class Top(Least):
 
 def size_of(value: Any) -> int:
     """Return about how many bytes it takes to keep a value."""
-    if isinstance(value, str | bytes):
+    if isinstance(value, str):
+        return VALUE_BYTES + (len(value) if value.isascii() else len(value.encode(errors="surrogatepass")))
+    if isinstance(value, bytes):
         return VALUE_BYTES + len(value)
     if isinstance(value, Mapping):
-        return sum(len(name) + size_of(inner) for name, inner in value.items())
+        return VALUE_BYTES + sum(len(name) + size_of(inner) for name, inner in value.items())
     if isinstance(value, list | tuple):
-        return sum(map(size_of, value))
+        return VALUE_BYTES + sum(map(size_of, value))
     return VALUE_BYTES
 
 

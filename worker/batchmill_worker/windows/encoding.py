@@ -45,7 +45,7 @@ def encode_state(state: WindowState, schema: pa.Schema) -> bytes:
         for of_key in state.windows.values()
         for one in of_key
     ]  # fmt: skip
-    clocks = {name: [one.highest, one.seen_ms] for name, one in state.clocks.items()}
+    clocks = _escaped({name: [one.highest, one.seen_ms] for name, one in state.clocks.items()})
     numbers = [state.watermark, state.rows_seen, state.firings, state.opened]
     written = [VERSION, encode_schema(schema), numbers, clocks, _escaped(windows) if _has_mark(schema) else windows]
     text = json.dumps(written, separators=(",", ":"), default=_marked)
@@ -60,7 +60,8 @@ def decode_state(data: bytes, rule: WindowRule) -> tuple[WindowState, pa.Schema]
             raise ValueError(f"version {version}")
         watermark, rows_seen, firings, opened = numbers
         state = WindowState(watermark=watermark, rows_seen=rows_seen, firings=firings)
-        state.clocks = {name: PartitionClock(*one) for name, one in clocks.items()}
+        for name, one in clocks.items():
+            state.add_clock(name, PartitionClock(*one))
         for key, start, end, number, own_id, sums, rows, nbytes, fired, has_new_rows in windows:
             window = OpenWindow(
                 tuple(key), start, end, number, own_id, sums, rows, nbytes, fired, has_new_rows=bool(has_new_rows)

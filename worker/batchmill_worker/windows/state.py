@@ -7,6 +7,8 @@ import heapq
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from batchmill_worker.windows.aggregates import size_of
+
 if TYPE_CHECKING:
     from batchmill_worker.windows.aggregates import Sum
     from batchmill_worker.windows.rules import WindowRule
@@ -52,7 +54,7 @@ class WindowState:
     firings: int = 0
     opened: int = 0  # windows, ever
     open_windows: int = 0
-    nbytes: int = 0  # of all windows
+    nbytes: int = 0  # of all windows, and of the names of partitions
     queue: list[tuple[int, int, OpenWindow]] = field(default_factory=list)  # a heap: when a window has to be looked at
 
     def open(self, window: OpenWindow) -> None:
@@ -97,9 +99,19 @@ class WindowState:
         """Move the clock of a partition: a row of it has come."""
         clock = self.clocks.get(partition)
         if clock is None:
-            self.clocks[partition] = PartitionClock(at, now_ms)
+            self.add_clock(partition, PartitionClock(at, now_ms))
         else:
             clock.highest, clock.seen_ms = max(clock.highest, at), max(clock.seen_ms, now_ms)
+
+    def add_clock(self, partition: str, clock: PartitionClock) -> None:
+        """Add the clock of a partition."""
+        self.clocks[partition] = clock
+        self.nbytes += size_of(partition)
+
+    def close_all(self) -> None:
+        """Forget all windows."""
+        self.windows, self.queue, self.open_windows = {}, [], 0
+        self.nbytes = sum(map(size_of, self.clocks))
 
     def advance(self, rule: WindowRule, now_ms: int) -> None:
         """Move the watermark to the minimum of the partitions that are not idle.

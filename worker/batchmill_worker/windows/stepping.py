@@ -32,6 +32,7 @@ if TYPE_CHECKING:
     from batchmill_worker.windows.state import Key, WindowState
 
 
+MAX_PARTITION_NAME = 1000
 WINDOW_BYTES = 64
 """Of an open window, besides its key and the values that it keeps."""
 
@@ -127,7 +128,7 @@ class Windows:
         left = [window for of_key in state.windows.values() for window in of_key]
         left.sort(key=lambda window: (window.end, window.number))
         firings = [self._fire(window) for window in left if window.has_new_rows]
-        state.windows, state.queue, state.open_windows, state.nbytes = {}, [], 0, 0
+        state.close_all()
         state.firings += len(firings)
         return firings
 
@@ -136,8 +137,11 @@ class Windows:
         if self._rule.strict and watermark is not None and row.at < watermark:
             return Refused(Refusal.LATE, f"its time {row.at} is before the watermark {watermark}")
         clocks = self.state.clocks
-        if len(clocks) >= self._limits.partitions and row.partition not in clocks:
-            return Refused(Refusal.STATE_FULL, f"there are {len(clocks):,} partitions already")
+        if row.partition not in clocks:
+            if len(clocks) >= self._limits.partitions:
+                return Refused(Refusal.STATE_FULL, f"there are {len(clocks):,} partitions already")
+            if len(row.partition) > MAX_PARTITION_NAME:
+                return Refused(Refusal.BAD_VALUE, f"expected a partition of up to {MAX_PARTITION_NAME:,} characters")
         try:
             for one in self._aggregates:
                 one.check(row.values)
@@ -238,14 +242,15 @@ class Windows:
 
     def _merge(self, kept: OpenWindow, other: OpenWindow, firings: list[Firing]) -> None:
         """Make one session of two."""
-        for one, total, more in zip(self._aggregates, kept.sums, other.sums, strict=True):
-            one.merge(total, more)
+        more = other.nbytes - WINDOW_BYTES - size_of(other.key)
+        for one, total, sums in zip(self._aggregates, kept.sums, other.sums, strict=True):
+            more -= one.merge(total, sums)
         if other.firings:
             gone = (other.key, other.id, other.start, other.end, other.firings, 0, ())
             firings.append(Firing(*gone, merged_into=kept.id))
         kept.rows += other.rows
-        kept.nbytes += other.nbytes  # about: of two least values one goes
-        self.state.nbytes += other.nbytes
+        kept.nbytes += more
+        self.state.nbytes += more
         self.state.close(other)
 
     def _due(self) -> list[Firing]:
