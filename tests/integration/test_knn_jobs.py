@@ -10,8 +10,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from batchmill.errors import InvalidParams, InvalidRows
-from support.waiting import GRACE_S
+from batchmill import Stage
+from batchmill.errors import Conflict, InvalidParams, InvalidRows
+from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -89,3 +90,69 @@ def test_columns_in_braces_of_a_prompt_are_looked_up_when_a_job_is_submitted(cli
     for params in ({"prompt": "Summarise: {body}"}, {"prompt": "{text}", "system": "{body}"}, {"messages": "body"}):
         with pytest.raises(InvalidRows, match="'chat' requires the column 'body'"):
             client.submit("chat", [{"text": "a"}], params={"model": "package:none", **params})
+
+
+@pytest.mark.parametrize("place", ["between stages", "last stage", "sink"])
+def test_the_base_may_be_what_the_service_keeps_of_a_job(client: batchmill.Client, tmp_path: Path, place: str) -> None:
+    base, rows = rows_of(700, 1), rows_of(40, 2)
+    stages = [Stage("echo", name="vectors", keep=place != "last stage"), Stage("echo", name="more")]
+    where: dict[str, Any] = {"between stages": {"output": tmp_path / "out"}, "last stage": {}}.get(
+        place, {"sink": {"to": str(tmp_path / "base.lance"), "id": "id", "name": "kept-base"}}
+    )
+    if place == "last stage":
+        stages = stages[:1]
+    first = client.submit(rows=base, stages=stages, **where).wait(GRACE_S)
+    name = f"job:{first.id}" + ("" if place == "last stage" else "/vectors")
+    params = {"base": name, "k": 3}
+    job = client.submit("knn", rows, params=params).wait(GRACE_S)
+    found = list(job.results())
+    assert [[one["id"] for one in row["neighbors"]] for row in found] == nearest(rows, base, 3)
+    assert all(list(one) == ["distance", "id"] for row in found for one in row["neighbors"])
+    joined = client.submit("knn_join", rows, params=params).wait(GRACE_S).to_table()
+    assert joined["base_id"].to_pylist() == [other for others in nearest(rows, base, 3) for other in others]
+
+
+def test_results_that_a_base_names_must_be_there_and_stay_while_the_job_runs(
+    client: batchmill.Client, tmp_path: Path
+) -> None:
+    rows = rows_of(20, 1)
+    stages = [Stage("echo", name="a"), Stage("echo", name="b", keep=True), Stage("echo", name="c")]
+    first = client.submit(rows=rows, stages=stages, output=tmp_path / "out").wait(GRACE_S)
+
+    def refused(error: type[Exception], message: str, **params: Any) -> None:
+        with pytest.raises(error, match=message):
+            client.submit("knn", rows, params=params)
+
+    refused(InvalidParams, "job-none", base="job:job-none")
+    refused(InvalidParams, "no stage 'bb'", base=f"job:{first.id}/bb")
+    refused(InvalidParams, "are in its output", base=f"job:{first.id}")
+    refused(Conflict, "stage 'a' of job .* are deleted", base=f"job:{first.id}/a")
+    refused(InvalidParams, "have no versions", base=f"job:{first.id}/b", version=1)
+    refused(InvalidParams, "'columns' names the column 'idd'", base=f"job:{first.id}/b", columns=["idd"])
+
+    params = {"base": f"job:{first.id}/b"}
+    waiting = client.submit("knn", rows, params=params, pool="nobody")
+    with pytest.raises(Conflict, match="other jobs read its results"):
+        first.delete()
+    waiting.cancel()
+    until(lambda: waiting.status().state.is_final)
+    waiting.delete()
+    first.delete()
+    refused(InvalidParams, first.id, **params)
+
+
+def test_a_base_is_read_again_after_a_replay_has_added_to_it(client: batchmill.Client, tmp_path: Path) -> None:
+    rows = [{**row, "id": number} for number, row in enumerate(rows_of(20, 1))]
+    stages = [Stage("reluctant", name="a", cure=str(tmp_path / "a"), every=5, keep=True), Stage("echo", name="b")]
+    first = client.submit(rows=rows, stages=stages, output=tmp_path / "out").wait(GRACE_S)
+    params = {"base": f"job:{first.id}/a", "k": 1, "columns": ["id"]}
+
+    def found() -> list[int]:
+        job = client.submit("knn", rows, params=params).wait(GRACE_S)
+        return [row["neighbors"][0]["id"] for row in job.results()]
+
+    before = found()
+    (tmp_path / "a").touch()
+    first.replay(stage="a").wait(GRACE_S)
+    assert [number for number, nearest in enumerate(before) if nearest != number] == [0, 5, 10, 15]
+    assert found() == list(range(20))

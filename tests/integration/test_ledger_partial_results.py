@@ -14,8 +14,8 @@ from batchmill.jobs.shard import Shard, ShardId, ShardRef, Slice
 from batchmill.ledger.formats.settlement import Settled, SplitUp
 from batchmill.ledger.plan_step import PlanStep
 from batchmill.sources.base import RowCount
+from batchmill.stage_results import settled_shards
 from batchmill_coordinator.admission.fusion import decide_fusion
-from batchmill_coordinator.results.outputs import settled_shards
 from support.ledger_steps import LEASE_MS, claim, submit
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from batchmill.jobs.files import OutputSpec
 from batchmill.jobs.job import JobState
 from batchmill.jobs.streams.rolls import Rolls
 from batchmill.sinks.rolled_folder import RolledFolder
-from batchmill_coordinator.results.outputs import settled_shards
+from batchmill.stage_results import settled_shards
 from batchmill_coordinator.results.stream_rolls import StreamRolls
 from support.stream_week import HOUR_S, JOB, Week
 

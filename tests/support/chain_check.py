@@ -8,7 +8,7 @@ from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 from batchmill.ledger.formats.encodings import FreedParts, StageCursor
-from batchmill_coordinator.results.outputs import settled_shards
+from batchmill.stage_results import settled_shards
 from support.chain_truth import Path, made_of
 from support.index_truth import index_of
 from support.ledger_lockstep import DUMP, VALUES

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 
 from batchmill.errors import InvalidParams
-from batchmill.operators.named_params import NamedTable, columns_named, tables_named
+from batchmill.operators.named_params import NamedTable, columns_named, jobs_named, results_named, tables_named
 from batchmill.sources.describing import compared_table
 from batchmill.storage.locations import Locations
 from batchmill_coordinator.admission.tables import with_pinned_tables
@@ -55,6 +55,17 @@ def test_a_table_has_the_columns_that_other_parameters_name() -> None:
     assert tables_named(schema_of("echo"), {}) == []
 
 
+def test_results_of_a_job_are_named_by_the_job_and_perhaps_a_stage() -> None:
+    assert results_named("/data/job:1.parquet") is None
+    assert results_named("job:job-1") == ("job-1", None)
+    assert results_named("job:job-1/embed") == ("job-1", "embed")
+    assert jobs_named({"base": "job:job-1/embed", "k": 3, "vector": "embedding"}) == ["job-1"]
+
+
+def no_results(named: Any) -> list[str]:
+    raise AssertionError(named)
+
+
 class Direct:
     """Looks tables up in this process."""
 
@@ -72,11 +83,11 @@ def test_the_newest_version_is_pinned_unless_one_is_given(tmp_path: Path) -> Non
     inspector, operators = cast("Any", Direct(tmp_path)), [definition_of("knn").announcement()]
     for given, expected in ((None, 2), (1, 1)):
         spec = spec_of(operator="knn", params={"base": to} | ({} if given is None else {"version": given}))
-        pinned = with_pinned_tables(spec, operators, inspector)
+        pinned = with_pinned_tables(spec, operators, inspector, no_results)
         assert pinned.first.params == {"base": to, "version": expected}
     spec = spec_of(operator="knn", params={"base": to, "columns": ["idd"]})
     with pytest.raises(InvalidParams, match="'columns' names the column 'idd'"):
-        with_pinned_tables(spec, operators, inspector)
+        with_pinned_tables(spec, operators, inspector, no_results)
 
 
 def test_without_the_library_a_table_of_lance_is_left_to_the_worker(
@@ -85,4 +96,4 @@ def test_without_the_library_a_table_of_lance_is_left_to_the_worker(
     monkeypatch.setitem(sys.modules, "lance", None)
     spec = spec_of(operator="knn", params={"base": str(tmp_path / "base.lance")})
     inspector = cast("Any", Direct(tmp_path))
-    assert with_pinned_tables(spec, [definition_of("knn").announcement()], inspector) == spec
+    assert with_pinned_tables(spec, [definition_of("knn").announcement()], inspector, no_results) == spec

@@ -3,6 +3,7 @@
 - `batchmill-column`: a column of the input, which must be there, but may have nulls.
 - `batchmill-template`: a text with such columns in braces; `{{` and `}}` are braces.
 - `batchmill-table`: a table that the operator reads. The schema's `table` says which other parameters belong to it.
+  `job:ID` or `job:ID/STAGE` are the results of an ended job, or of one of its stages, that the service keeps.
 
 What a parameter names is checked when a job is submitted; the version of a table is pinned then.
 """
@@ -11,12 +12,22 @@ from __future__ import annotations
 
 import string
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
 COLUMN_FORMAT, TEMPLATE_FORMAT, TABLE_FORMAT = "batchmill-column", "batchmill-template", "batchmill-table"
+
+
+_RESULTS = "job:"
+
+
+class NamedResults(NamedTuple):
+    """The results of a stage of a job that has ended. stage: None: the last one."""
+
+    job: str
+    stage: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +52,20 @@ def table_schema(*, version: str, columns: list[str]) -> dict[str, Any]:
     `"one|other"` the first one that is given counts.
     """
     return {"format": TABLE_FORMAT, "table": {"version": version, "columns": columns}}
+
+
+def results_named(table: str) -> NamedResults | None:
+    """Return the results that the text for a table names; None if it is a path."""
+    if not table.startswith(_RESULTS):
+        return None
+    job, _, stage = table.removeprefix(_RESULTS).partition("/")
+    return NamedResults(job, stage or None)
+
+
+def jobs_named(params: Mapping[str, Any]) -> list[str]:
+    """Return the jobs whose results parameters may name, by their values alone."""
+    texts = [value for value in params.values() if isinstance(value, str)]
+    return [named.job for named in map(results_named, texts) if named is not None]
 
 
 def has_format(about: Mapping[str, Any], form: str) -> bool:

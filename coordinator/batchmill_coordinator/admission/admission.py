@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, TypeVar
 
 from batchmill.broker import model_queue_of
@@ -210,7 +211,8 @@ class Admission:
     def _checked_input(
         self, request: JobRequest, operators: Sequence[OperatorInfo], job_id: str, undo: ExitStack, tenant: str
     ) -> _Input:
-        spec = with_pinned_tables(with_gathering(request.spec(), operators), operators, self._inspector)
+        hold = partial(self._kept_results.hold_table, job_id=job_id, tenant=tenant, undo=undo)
+        spec = with_pinned_tables(with_gathering(request.spec(), operators), operators, self._inspector, hold)
         found = self._find_input(request, spec, job_id, undo, tenant)
         schema = found.source.columns if isinstance(found.source, StageSource) else found.source.schema
         self._limits.check_columns(schema)

@@ -21,11 +21,12 @@ from pydantic_core import to_json
 from batchmill.jobs.files import upload_part
 from batchmill.jobs.job import JobState
 from batchmill.jobs.stages import FIRST_STAGE
+from batchmill.stage_results import settled_shards
 from batchmill_coordinator.batches.record import BatchUsage, InputDetails, OutputDetails, RequestCounts
 from batchmill_coordinator.endpoints.base import Answered, BodyFault, Usage
 from batchmill_coordinator.endpoints.known import endpoint_of
 from batchmill_coordinator.inspection.batch_lines import CUSTOM_ID, FORM, LINE, OWN
-from batchmill_coordinator.results.outputs import results_of, settled_shards
+from batchmill_coordinator.results.outputs import results_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

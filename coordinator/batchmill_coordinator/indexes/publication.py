@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Any
 
 from batchmill.jobs.index_status import IndexStatus
 from batchmill.jobs.stages import last_stage
+from batchmill.stage_results import settled_shards
 from batchmill_coordinator.indexes.targets import target_of
-from batchmill_coordinator.results.outputs import results_of, settled_shards
+from batchmill_coordinator.results.outputs import results_of
 
 if TYPE_CHECKING:
     from batchmill.clock import Clock

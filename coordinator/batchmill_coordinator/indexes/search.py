@@ -15,7 +15,8 @@ from batchmill.jobs.job import JobRequest, JobState, StageForm
 from batchmill.jobs.search import SearchHit, SearchResult
 from batchmill.jobs.sink import ID, OWN_COLUMNS, SEARCH_OPERATOR, SPANS_OPERATOR
 from batchmill.jobs.stages import last_stage
-from batchmill_coordinator.results.outputs import results_of, settled_shards
+from batchmill.stage_results import settled_shards
+from batchmill_coordinator.results.outputs import results_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

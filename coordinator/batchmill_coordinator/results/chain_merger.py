@@ -38,10 +38,10 @@ from batchmill.jobs.stages import last_stage, stage_called
 from batchmill.ledger.formats.settlement import Settled
 from batchmill.ledger.scripting.calls import AdoptShardAnswer
 from batchmill.stage_inputs.gathered_results import borders_of
-from batchmill.stage_results import joined
+from batchmill.stage_results import joined, settled_shards
 from batchmill_coordinator.results.gathered_merger import as_dead_rows, complete
 from batchmill_coordinator.results.job_results import JobResults
-from batchmill_coordinator.results.outputs import results_of, settled_shards
+from batchmill_coordinator.results.outputs import results_of
 from batchmill_coordinator.results.replay_outcomes import NO_OUTCOMES, ReplayedShard, ReplayReader
 
 if TYPE_CHECKING:

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING
 from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import checkpoint_folder
 from batchmill.jobs.stages import last_stage
-from batchmill_coordinator.results.outputs import manifest_of, settled_shards
+from batchmill.stage_results import settled_shards
+from batchmill_coordinator.results.outputs import manifest_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

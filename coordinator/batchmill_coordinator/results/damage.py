@@ -11,7 +11,8 @@ from batchmill.errors import DamagedData, InvalidSource, NotFound
 from batchmill.jobs.shard import format_shard_id
 from batchmill.jobs.stages import last_stage
 from batchmill.sources.base import End, InputSplit, NotYet
-from batchmill_coordinator.results.outputs import results_of, settled_shards
+from batchmill.stage_results import settled_shards
+from batchmill_coordinator.results.outputs import results_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Iterator

@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING
 from batchmill.columns.lineage import path_at
 from batchmill.errors import DamagedData, NotFound
 from batchmill.jobs.shard import format_shard_id
-from batchmill_coordinator.results.outputs import results_of, settled_shards
+from batchmill.stage_results import settled_shards
+from batchmill_coordinator.results.outputs import results_of
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator, Sequence

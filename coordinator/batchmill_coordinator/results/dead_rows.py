@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from batchmill.jobs.dead_letters import DeadRows, dead_letters_name
 from batchmill.jobs.shard import ShardId
 from batchmill.jobs.stages import stage_called, stages_of
-from batchmill_coordinator.results.outputs import settled_shards
+from batchmill.stage_results import settled_shards
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterator

@@ -26,10 +26,11 @@ from batchmill.jobs.dead_letters import DeadRows
 from batchmill.jobs.shard import parse_shard_id
 from batchmill.jobs.stages import last_stage
 from batchmill.ledger.formats.settlement import Settled
+from batchmill.stage_results import settled_shards
 from batchmill.storage.indexed import INDEX, in_order
 from batchmill_coordinator.results.chain_merger import ChainMerger
 from batchmill_coordinator.results.job_results import JobResults
-from batchmill_coordinator.results.outputs import manifest_of, results_of, settled_shards
+from batchmill_coordinator.results.outputs import manifest_of, results_of
 from batchmill_coordinator.results.redone_parts import RedoneParts
 from batchmill_coordinator.results.replay_outcomes import NO_OUTCOMES, ReplayedShard, ReplayReader
 from batchmill_coordinator.results.replay_rows import read_replay_rows

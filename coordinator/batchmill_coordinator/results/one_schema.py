@@ -10,8 +10,8 @@ import pyarrow as pa
 from batchmill.columns.lineage import SOURCE_ROW
 from batchmill.jobs.shard import ShardId
 from batchmill.jobs.stages import FIRST_STAGE, carried_through
+from batchmill.stage_results import settled_shards
 from batchmill_coordinator.results.inputs import open_input
-from batchmill_coordinator.results.outputs import settled_shards
 from batchmill_coordinator.results.stage_source import StageSource
 
 if TYPE_CHECKING:

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import takewhile
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -13,13 +11,12 @@ from batchmill.columns import encode_schema
 from batchmill.errors import DamagedData, NotFound
 from batchmill.jobs.shard import ShardId, format_shard_id
 from batchmill.jobs.stages import last_stage
-from batchmill.jobs.streams.kept import KeptShards
-from batchmill.ledger.formats.settlement import SplitUp
 from batchmill.sinks import Manifest, columns_of
+from batchmill.stage_results import settled_shards
 from batchmill.workspace import table_from_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
 
     from batchmill.jobs.job import JobState
     from batchmill.jobs.unfinished import UnfinishedWork
@@ -27,48 +24,7 @@ if TYPE_CHECKING:
     from batchmill.ledger.formats.settlement import Settled
     from batchmill.sinks import InputFingerprint, ManifestPart, Publisher, ResultStore
 
-LOOK_AHEAD = 256  # shards asked for in one round trip
 MAX_READS_AT_ONCE = 16  # of records of parts
-
-
-@dataclass(frozen=True, slots=True)
-class SettledShard:
-    """A planned shard, or the shards that it was split into."""
-
-    number: int
-    parts: tuple[Settled, ...]  # those that are settled, in input order
-    ready: tuple[Settled, ...]  # of those, the ones before the first that is missing
-    is_complete: bool  # whether none is missing
-
-
-def settled_shards(ledger: Ledger, record: JobRecord, stage: int, start: int = 0) -> Iterator[SettledShard]:
-    """Yield the planned shards of a stage from number `start` on, with what is settled of each.
-
-    Of a job over a stream, those whose results are still kept.
-    """
-    planned = record.stages[stage].shards_planned
-    for first in range(max(start, KeptShards.parse(record.stages[stage].kept).first), planned, LOOK_AHEAD):
-        numbers = range(first, min(first + LOOK_AHEAD, planned))
-        found = ledger.results.settled(record.id, stage, [ShardId((number,)) for number in numbers])
-        for number, settled in zip(numbers, found, strict=True):
-            parts = list(_leaves(ledger, record, stage, settled))
-            ready = tuple(part for part in takewhile(bool, parts) if part)
-            yield SettledShard(number, tuple(part for part in parts if part), ready, None not in parts)
-
-
-def _leaves(
-    ledger: Ledger, record: JobRecord, stage: int, settled: Settled | SplitUp | None
-) -> Iterator[Settled | None]:
-    """Yield a shard that is not split, or what became of the parts of one that is, in input order."""
-    if not isinstance(settled, SplitUp):
-        yield settled
-        return
-    again, *children = ledger.results.settled(record.id, stage, [settled.shard_id, *settled.children()])
-    if again != settled:  # it has more parts by now: the last one that was known has been cut
-        yield from _leaves(ledger, record, stage, again)
-        return
-    for child in children:
-        yield from _leaves(ledger, record, stage, child)
 
 
 def results_of(

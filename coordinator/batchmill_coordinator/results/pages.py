@@ -10,7 +10,8 @@ import pyarrow as pa
 from batchmill.errors import DamagedData, NotFound
 from batchmill.jobs.shard import ShardId, format_shard_id, parse_shard_id
 from batchmill.ledger.formats.encodings import FreedParts
-from batchmill_coordinator.results.outputs import results_of, settled_shards
+from batchmill.stage_results import settled_shards
+from batchmill_coordinator.results.outputs import results_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

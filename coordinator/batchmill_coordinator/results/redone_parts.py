@@ -16,10 +16,10 @@ from batchmill.columns.lineage import in_path_order, paths_of
 from batchmill.errors import Conflict, DamagedData, NotFound
 from batchmill.jobs.shard import format_shard_id
 from batchmill.stage_inputs.gathered_results import borders_of
-from batchmill.stage_results import joined
+from batchmill.stage_results import joined, settled_shards
 from batchmill_coordinator.results.damaged_runs import StageParts
 from batchmill_coordinator.results.job_results import JobResults
-from batchmill_coordinator.results.outputs import results_of, settled_shards
+from batchmill_coordinator.results.outputs import results_of
 
 if TYPE_CHECKING:
     from collections.abc import Container, Iterator

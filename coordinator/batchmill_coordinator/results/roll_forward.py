@@ -16,7 +16,7 @@ import pyarrow as pa
 
 from batchmill.errors import NotFound
 from batchmill.jobs.dead_letters import DeadRows
-from batchmill_coordinator.results.outputs import settled_shards
+from batchmill.stage_results import settled_shards
 
 if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger

@@ -28,7 +28,7 @@ from batchmill.ledger.formats.encodings import StageCursor
 from batchmill.ledger.formats.record import JobStage
 from batchmill.sources.base import End, InputSplit, NextSplit, NotYet, RowCount, Source, Splitter
 from batchmill.stage_inputs.readers import reader_of
-from batchmill_coordinator.results.outputs import settled_shards
+from batchmill.stage_results import settled_shards
 from batchmill_coordinator.results.splitting.source_rows import SourceRowSplitter
 from batchmill_coordinator.results.splitting.steps import StateSplitter, StepCursor
 from batchmill_coordinator.results.splitting.turns import TurnSplitter
@@ -40,8 +40,7 @@ if TYPE_CHECKING:
     from batchmill.ledger.formats.record import StageRecord
     from batchmill.ledger.formats.settlement import Settled
     from batchmill.sources.base import RowReader, RowsRead
-    from batchmill.stage_results import StageResults
-    from batchmill_coordinator.results.outputs import SettledShard
+    from batchmill.stage_results import SettledShard, StageResults
 
 
 MAX_PARTS = 64

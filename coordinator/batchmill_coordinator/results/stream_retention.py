@@ -21,7 +21,7 @@ from batchmill.jobs.streams.kept import KeptShards
 from batchmill.jobs.streams.rolls import Rolls
 from batchmill.ledger.formats.encodings import FreedParts
 from batchmill.ledger.formats.settlement import Settled, SplitUp
-from batchmill_coordinator.results.outputs import settled_shards
+from batchmill.stage_results import settled_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -23,7 +23,7 @@ from batchmill.jobs.streams.rolls import MAX_ROWS, Range, RollLimits, Rolls
 from batchmill.sinks import Manifest, columns_of, part_format, plan_files
 from batchmill.sinks.merged_file import without_dictionaries
 from batchmill.sinks.rolled_folder import roll_name
-from batchmill_coordinator.results.outputs import settled_shards
+from batchmill.stage_results import settled_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -14,7 +14,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.ledger.formats.encodings import FreedParts
-from batchmill_coordinator.results.outputs import settled_shards
+from batchmill.stage_results import settled_shards
 from batchmill_coordinator.results.splitting.source_rows import source_rows_of
 from batchmill_coordinator.roles.job_guard import JobGuard
 
@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.formats.record import JobStage
     from batchmill.ledger.formats.settlement import Settled
+    from batchmill.stage_results import SettledShard
     from batchmill_coordinator.results.freed_results import FreedResults
-    from batchmill_coordinator.results.outputs import SettledShard
 
 MAX_STAGES_READ = 64  # in a step
 MAX_PARTS = 256  # of a stage that a step frees

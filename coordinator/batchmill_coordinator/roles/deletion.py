@@ -8,12 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.jobs.files import ResultsSource, UploadSource
-from batchmill.ledger import JobRecord
 from batchmill.ledger.formats.unreadable import UnreadableJob
+from batchmill.operators.named_params import jobs_named
 from batchmill_coordinator.results.inputs import live_readers
 
 if TYPE_CHECKING:
-    from batchmill.ledger import Ledger
+    from batchmill.ledger import JobRecord, Ledger
     from batchmill.storage.blobs import BlobStore
 
 
@@ -30,9 +30,17 @@ def delete_job(ledger: Ledger, blobs: BlobStore, job_id: str) -> None:
     blobs.delete_folder(f"jobs/{job_id}")
     if upload is not None:
         blobs.delete_folder(f"uploads/{upload}")
-    if isinstance(job, JobRecord) and isinstance(job.spec.source, ResultsSource):
-        ledger.readers.drop(job.spec.source.job, [job_id])
+    for other in _read_by(job):
+        ledger.readers.drop(other, [job_id])
     ledger.retention.forget(job_id)
+
+
+def _read_by(job: JobRecord | UnreadableJob) -> set[str]:
+    """Return the jobs whose results a job may have read."""
+    if isinstance(job, UnreadableJob):
+        return set()
+    named = {other for stage in job.spec.stages for other in jobs_named(stage.params)}
+    return named | ({job.spec.source.job} if isinstance(job.spec.source, ResultsSource) else set())
 
 
 def _upload_of(job: JobRecord | UnreadableJob) -> str | None:

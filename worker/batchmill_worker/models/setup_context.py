@@ -15,6 +15,7 @@ from batchmill_worker.backends.converted_models import ConvertedModels
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from batchmill.kept_results import JobResults
     from batchmill.ledger.workers.endpoints import EndpointLedger
     from batchmill.storage.blobs import BlobStore
     from batchmill_worker.models.model_memory import SlotMemory
@@ -31,6 +32,7 @@ class SetupContext:
     memory: what a model may take; None: unknown.
     shared_limits: what services take from all workers together; None: this process is alone.
     blobs: the service's; None: there is none.
+    job_results: opens the results of jobs; None: there are none.
     """
 
     locations: Locations = Locations(())  # noqa: RUF009  # never changed: one may serve all
@@ -40,6 +42,7 @@ class SetupContext:
     endpoints: NamedEndpoints = NamedEndpoints()  # noqa: RUF009  # the same
     memory: SlotMemory | None = None
     shared_limits: EndpointLedger | None = None
+    job_results: JobResults | None = None
 
     @contextmanager
     def active(self) -> Iterator[None]:

@@ -33,7 +33,8 @@ Base = Annotated[
         max_length=4096,
         json_schema_extra=table_schema(version="version", columns=["base_vector|vector", "columns", "key"]),
         description="The rows to compare with: a table of Lance, Delta Lake or Iceberg, or Parquet or Arrow files: a "
-        "file, a folder such as the output of a job, or a glob.",
+        "file, a folder such as the output of a job, or a glob. `job:ID` and `job:ID/STAGE` are results "
+        "that the service keeps of an ended job, or of one of its stages.",
     ),
 ]
 K = Annotated[int, Field(ge=1, le=MAX_K, description="How many rows of the base to find for each row, at most.")]

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from batchmill.clock import SystemClock
 from batchmill.fleet import WorkerInfo
 from batchmill.jobs.cost import NANO
+from batchmill.kept_results import JobResults
 from batchmill.ledger import Ledger
 from batchmill.ledger.workers.row_cache import Limits
 from batchmill.storage.named_endpoints import NamedEndpoints
@@ -166,6 +167,7 @@ def _setup_context(settings: WorkerSettings, workspace: Workspace, worker: Worke
         NamedEndpoints.load(settings.endpoints),
         slot_memory(worker.memory_bytes, settings.slots_per_device),
         ledger.endpoints,
+        JobResults(ledger, workspace),
     )
 
 

@@ -1,4 +1,4 @@
-"""The tables that rows are compared with: of Lance, Delta Lake or Iceberg, or Parquet and Arrow files."""
+"""The tables that rows are compared with: of Lance, Delta Lake or Iceberg, Parquet and Arrow files, results of jobs."""
 
 from __future__ import annotations
 
@@ -8,12 +8,14 @@ import pyarrow as pa
 
 from batchmill.errors import InvalidParams, did_you_mean
 from batchmill.jobs.files import FileSource
+from batchmill.operators.named_params import results_named
 from batchmill.sources import describe, open_source
 from batchmill.sources.describing.compared_table import describe_files, is_lance, open_lance
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from batchmill.operators.named_params import NamedResults
     from batchmill_worker.models.setup_context import SetupContext
 
 BLOCK_BYTES = 64 * 1024 * 1024
@@ -34,10 +36,13 @@ class Table(Protocol):
 
 
 def open_table(base: str, version: int | None, context: SetupContext) -> Table:
-    """Open a table by its path.
+    """Open a table by its path, or the results of a job.
 
     version: None: the newest one. Raises `InvalidParams` for what is no table, and paths outside the roots.
     """
+    named = results_named(base)
+    if named is not None:
+        return _Results(named, base, context)
     return _LanceTable(base, version, context) if is_lance(base) else _Files(base, version, context)
 
 
@@ -93,6 +98,27 @@ class _Files:
         with source.splitter() as splitter:
             for split in splitter.available(rows, BLOCK_BYTES):
                 yield source.read(split.slices)
+
+
+class _Results:
+    """The results of a job that has ended."""
+
+    def __init__(self, named: NamedResults, base: str, context: SetupContext) -> None:
+        if context.job_results is None:
+            raise RuntimeError("results of jobs are read in a worker only")
+        self._results = context.job_results.open(named)
+        self.schema = self._results.schema()
+        if not self.schema.names:
+            raise InvalidParams(f"the base {base} has no results.", job=named.job)
+
+    def is_current(self) -> bool:
+        """See `Table`."""
+        return self._results.is_current()
+
+    def blocks(self, columns: Sequence[str]) -> Iterator[pa.Table]:
+        """See `Table`."""
+        schema = pa.schema([self.schema.field(name) for name in columns])
+        yield from self._results.blocks(schema, max(BLOCK_BYTES // _bytes_of_row(schema), 1))
 
 
 def _bytes_of_row(schema: pa.Schema) -> int:

@@ -25,8 +25,8 @@ from batchmill.jobs.unfinished import FORMAT
 from batchmill.ledger.formats.settlement import Settled
 from batchmill.ledger.unfinished import settled_of
 from batchmill.sinks import InputFingerprint, Manifest, keep_resumed_manifest, resumed_manifest
+from batchmill.stage_results import settled_shards
 from batchmill_coordinator.results.inputs import stage_of
-from batchmill_coordinator.results.outputs import settled_shards
 from batchmill_coordinator.results.resuming.resumed_order import ANY_VERSION, differences, stage_fingerprint
 from batchmill_coordinator.results.resuming.resumed_stages import ResumedStages
 

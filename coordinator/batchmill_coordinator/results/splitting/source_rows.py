@@ -15,7 +15,7 @@ from batchmill.errors import DamagedData
 from batchmill.jobs.shard import Slice, part_of
 from batchmill.ledger.formats.encodings import StageCursor
 from batchmill.sources.base import End, InputSplit, NotYet, Splitter
-from batchmill_coordinator.results.outputs import settled_shards
+from batchmill.stage_results import settled_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from batchmill.ledger.formats.record import StageRecord
     from batchmill.ledger.formats.settlement import Settled
     from batchmill.sources.base import NextSplit
-    from batchmill_coordinator.results.outputs import SettledShard
+    from batchmill.stage_results import SettledShard
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from batchmill.jobs.shard import Slice, part_of
 from batchmill.ledger.formats.encodings import StageCursor
 from batchmill.sources.base import End, InputSplit, NotYet, Splitter
-from batchmill_coordinator.results.outputs import settled_shards
+from batchmill.stage_results import settled_shards
 
 if TYPE_CHECKING:
     from batchmill.ledger import JobRecord, Ledger
