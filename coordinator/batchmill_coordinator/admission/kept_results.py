@@ -74,7 +74,7 @@ class KeptResults:
             )
         self._require_there(found)
         self._hold(found, job_id, undo)
-        columns = results.open(named).first_schema().names
+        columns: list[str] = results.open(named).first_schema().names
         if not columns:
             raise InvalidParams(f"stage {stage.spec.title!r} of job {job.id} has no results.", job=job.id)
         return columns
