@@ -62,9 +62,14 @@ def worker(ledger: Ledger) -> Worker:
     return Worker(ledger)
 
 
-def run(ledger: Ledger, use: Callable[[Lane], Coroutine[Any, Any, None]], limit: int = 8) -> None:
+def run(
+    ledger: Ledger,
+    use: Callable[[Lane], Coroutine[Any, Any, None]],
+    limit: int = 8,
+    registry: prometheus_client.CollectorRegistry | None = None,
+) -> None:
     async def main() -> None:
-        metrics = LaneMetrics(prometheus_client.CollectorRegistry())
+        metrics = LaneMetrics(registry or prometheus_client.CollectorRegistry())
         lane = Lane(ledger, FleetView(ledger, HandClock()), LaneLimits(8, limit, GRACE_S), metrics)
         lane.start(asyncio.get_running_loop())
         try:
@@ -95,6 +100,33 @@ def test_calls_that_begin_at_once_are_not_more_than_a_tenant_may_have(ledger: Le
         assert lane.allowance("one") == (2, 2)
 
     run(ledger, use, limit=2)
+
+
+def test_requests_that_no_worker_has_taken_are_counted_by_model(ledger: Ledger, worker: Worker) -> None:
+    registry = prometheus_client.CollectorRegistry()
+
+    async def counts(expected: int) -> None:
+        def is_counted() -> bool:
+            return registry.get_sample_value("batchmill_lane_waiting", {"model": TARGET.title}) == expected
+
+        await asyncio.to_thread(until, is_counted, "the count")
+
+    async def use(lane: Lane) -> None:
+        async with lane.call(TARGET, ROWS, "one"):
+            async with lane.call(TARGET, ROWS, "one") as second:
+                await counts(2)
+                attempts = heard(worker)
+                await anext(attempts)
+                await counts(1)
+                request = await anext(attempts)
+                await counts(0)
+                worker.reply(request, 1, ReplyKind.DONE, b"all")
+                assert await second.results() == b"all"
+            async with lane.call(TARGET, ROWS, "one"):
+                await counts(1)
+        await counts(0)
+
+    run(ledger, use, registry=registry)
 
 
 def test_a_gap_before_any_output_gives_the_call_to_another_attempt_and_aborts_the_first(

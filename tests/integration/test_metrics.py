@@ -117,6 +117,7 @@ def test_a_job_is_counted_once_wherever_it_is_counted_and_stays_counted_when_it_
     assert len(list(job.results())) == 100
     until(lambda: watched.worker("rows_total", **ECHO_STAGE, outcome="done") == 100, "the count of the rows")
     until(lambda: sum(watched.leaders("jobs_finished_total", **ECHO, state="completed")) == 1, "the count of the end")
+    until(lambda: watched.worker("slot_seconds_total", slot="cpu0", pool="default", use="batch") > 0, "its time")
     assert watched.leaders("queue_depth_rows", pool="default") == [0]
     assert watched.leaders("workers", pool="default") == [1]
     assert sorted(watched.coordinator(name)["batchmill_leader"][frozenset()] for name in "ab") == [0, 1]

@@ -15,12 +15,14 @@ from batchmill.errors import OperatorFailed
 from batchmill.jobs.cost import Parts
 from batchmill.operators.contract import OperatorDefinition
 from batchmill.operators.registration import FunctionOperator
+from batchmill.telemetry.metrics import new_registry
 from batchmill_worker.batching.sizing import Batching
 from batchmill_worker.engine.batch_executor import BatchExecutor
 from batchmill_worker.engine.executor import ShardTask
+from batchmill_worker.metering.slot_time import SlotTimeMetrics
 from batchmill_worker.models.ready_operator import ReadyOperator
 from batchmill_worker.runtime.device import DeviceLock
-from batchmill_worker.runtime.device_time import AttemptUsage, DeviceTimeMeter, divide
+from batchmill_worker.runtime.device_time import AttemptUsage, DeviceTimeMeter, TimeUse, divide
 from support.hand_clock import HandClock
 
 LETTERS = pa.table({"size": [4, 4, 4, 1, 2, 2]})
@@ -110,6 +112,35 @@ def test_attempts_that_hold_the_device_together_share_it_by_weight(meter: Device
             clock.now_s += 4
     assert first.close() == Parts(useful=5_000_000)
     assert second.close() == Parts(useful=2_000_000, padding=2_000_000)
+
+
+def test_the_uses_of_a_slots_time_add_up_to_the_time_that_passed(meter: DeviceTimeMeter, clock: HandClock) -> None:
+    registry = new_registry()
+    metrics = SlotTimeMetrics(registry, "p", "cpu0", meter)
+
+    def counted() -> dict[str, float | None]:
+        name = "batchmill_slot_seconds_total"
+        return {use: registry.get_sample_value(name, {"slot": "cpu0", "pool": "p", "use": use}) for use in TimeUse}
+
+    job = meter.open()
+    with job.inferring("a", 1.0, 1.0):
+        clock.now_s += 1
+    clock.now_s += 2
+    asked = meter.open(TimeUse.INTERACTIVE)
+    with asked.loading():
+        clock.now_s += 3
+    with asked.inferring("b", 1.0, 1.0):
+        clock.now_s += 4
+        metrics.write()
+        with job.inferring("c", 1.0, 1.0, weight=3):
+            clock.now_s += 4
+    clock.now_s += 2
+    job.close()
+    asked.close()
+    assert counted() == {"batch": 3, "interactive": 7, "unused": 0}
+    clock.now_s += 5
+    metrics.write()
+    assert counted() == {"batch": 7, "interactive": 9, "unused": 5}
 
 
 def test_without_weights_attempts_that_hold_the_device_share_it_equally(

@@ -35,6 +35,11 @@ class LaneCall:
         self._next_number = 0
         self._replies: asyncio.Queue[LaneReply | BatchmillError] = asyncio.Queue()
 
+    @property
+    def is_waiting(self) -> bool:
+        """Whether no worker has taken the request."""
+        return self.worker is None and not self.is_over
+
     def give_to_another(self, now: float) -> LaneRequest:
         """Begin the second attempt; replies of the first are ignored from now on."""
         self.request = self.request.again()

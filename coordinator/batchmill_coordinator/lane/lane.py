@@ -249,12 +249,14 @@ class Lane:
         """Look at the open calls while there are any."""
         while self._calls:
             await asyncio.sleep(LOOK_INTERVAL_S)
+            self._metrics.waiting(call.target.title for call in self._calls.values() if call.is_waiting)
             try:
                 await self._look()
             except BatchmillError as error:
                 log.warning("interactive requests cannot be watched: %s", error)
             except Exception:  # without the watch no call would end in time
                 log.exception("interactive requests could not be watched")
+        self._metrics.waiting(())
 
     async def _look(self) -> None:
         now = self._now()

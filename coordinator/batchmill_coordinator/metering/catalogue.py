@@ -61,6 +61,7 @@ LANE_TOKENS = Metric(
     "batchmill_lane_generated_tokens_total", COUNTER, "Tokens that interactive requests generated", ("model",)
 )
 LANE_OPEN = Metric("batchmill_lane_open", GAUGE, "Interactive requests that wait or are being answered")
+LANE_WAITING = Metric("batchmill_lane_waiting", GAUGE, "Interactive requests that no worker has taken", ("model",))
 
 LEADER = Metric("batchmill_leader", GAUGE, "1 if this coordinator leads, else 0")
 EPOCH = Metric("batchmill_leader_epoch", GAUGE, "Number of changes of the leader; 0 if this one does not lead")
@@ -183,6 +184,7 @@ COORDINATOR_METRICS = (
     LANE_SECONDS,
     LANE_TOKENS,
     LANE_OPEN,
+    LANE_WAITING,
     LEDGER_CALLS,
     LEDGER_FAILURES,
     LEADER,

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 import time
-from collections import deque
+from collections import Counter, deque
 from typing import TYPE_CHECKING
 
 from batchmill.telemetry.metrics import BoundedNames
 from batchmill_coordinator.metering import catalogue
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from prometheus_client import CollectorRegistry
 
 MAX_MODELS = 64
@@ -28,6 +30,8 @@ class LaneMetrics:
         self._seconds = catalogue.LANE_SECONDS.histogram(registry)
         self._tokens = catalogue.LANE_TOKENS.counter(registry)
         self._open = catalogue.LANE_OPEN.gauge(registry)
+        self._waiting = catalogue.LANE_WAITING.gauge(registry)
+        self._waited_for: set[str] = set()
         self._answered_at: dict[str, deque[float]] = {}
 
     def began(self) -> None:
@@ -44,6 +48,13 @@ class LaneMetrics:
         if outcome == "done":
             self._seconds.labels(name).observe(seconds)
             self._answered_at.setdefault(name, deque(maxlen=RECENT_CALLS)).append(time.monotonic())
+
+    def waiting(self, models: Iterable[str]) -> None:
+        """Note which models the requests want that no worker has taken: one for each request."""
+        counts = Counter(map(self._name, models))
+        for name in self._waited_for | counts.keys():
+            self._waiting.labels(name).set(counts[name])
+        self._waited_for |= counts.keys()
 
     def refused(self, model: str, outcome: str) -> None:
         """Count a request that did not become a call, with the code of its error."""

@@ -53,6 +53,12 @@ UNITS = Metric(
     "batchmill_batch_units_total", COUNTER, "Units of cost that ran on the device, by use", (*OF_WORK, "use")
 )
 BUSY_SECONDS = Metric("batchmill_slot_busy_seconds_total", COUNTER, "Time a slot had a batch on its device", OF_SLOT)
+SLOT_SECONDS = Metric(
+    "batchmill_slot_seconds_total",
+    COUNTER,
+    "Time of a slot, by what had it: batch (shards of jobs), interactive, unused",
+    (*OF_SLOT, "use"),
+)
 
 MODEL_LOADS = Metric("batchmill_model_loads_total", COUNTER, "Operators set up, by outcome", (*OF_WORK, "outcome"))
 MODEL_LOAD_SECONDS = Metric("batchmill_model_load_seconds_total", COUNTER, "Time of setting up operators", OF_WORK)
@@ -95,6 +101,7 @@ WORKER_METRICS = (
     BATCH_FAILURES,
     UNITS,
     BUSY_SECONDS,
+    SLOT_SECONDS,
     MODEL_LOADS,
     MODEL_LOAD_SECONDS,
     MODEL_HITS,

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import StrEnum
 from threading import Lock
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,14 @@ from batchmill.jobs.cost import Parts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+
+class TimeUse(StrEnum):
+    """What the time of a process went to."""
+
+    BATCH = "batch"  # shards of jobs
+    INTERACTIVE = "interactive"
+    UNUSED = "unused"
 
 
 class DeviceTimeMeter:
@@ -39,14 +48,14 @@ class DeviceTimeMeter:
         self._clock = clock or SystemClock()
         self.lock = Lock()
         self._attributed_until_us = self._now_us()
-        self._unused_us = 0
+        self._by_use_us = dict.fromkeys(TimeUse, 0)
         self.working: list[AttemptUsage] = []
         self.holders: list[DeviceHold] = []
         self.loading: AttemptUsage | None = None
 
-    def open(self) -> AttemptUsage:
+    def open(self, use: TimeUse = TimeUse.BATCH) -> AttemptUsage:
         """Begin an attempt: it is at work from now until it is closed."""
-        usage = AttemptUsage(self)
+        usage = AttemptUsage(self, use)
         with self.lock:
             self.advance()
             self.working.append(usage)
@@ -57,14 +66,20 @@ class DeviceTimeMeter:
         """The time during which no attempt was at work."""
         with self.lock:
             self.advance()
-            return self._unused_us
+            return self._by_use_us[TimeUse.UNUSED]
+
+    def by_use_us(self) -> dict[TimeUse, int]:
+        """Return what all time since the start of the process went to; the sum is the time that has passed."""
+        with self.lock:
+            self.advance()
+            return dict(self._by_use_us)
 
     def advance(self) -> None:
         """Attribute all time up to now. Call it with the lock held, before any change."""
         now_us = self._now_us()
         elapsed_us, self._attributed_until_us = now_us - self._attributed_until_us, now_us
         if len(self.holders) == 1:  # as for every batch: no division to pay for
-            self.holders[0].took_us += elapsed_us
+            self._give_to(self.holders[0], elapsed_us)
         else:
             self._attribute(elapsed_us)
 
@@ -76,14 +91,20 @@ class DeviceTimeMeter:
             for hold, share_us in zip(
                 self.holders, divide(elapsed_us, [one.weight for one in self.holders]), strict=True
             ):
-                hold.took_us += share_us
+                self._give_to(hold, share_us)
         elif self.loading is not None:
             self.loading.load_us += elapsed_us
+            self._by_use_us[self.loading.use] += elapsed_us
         elif self.working:
             for usage, share_us in zip(self.working, divide(elapsed_us, [1] * len(self.working)), strict=True):
                 usage.idle_us += share_us
+                self._by_use_us[usage.use] += share_us
         else:
-            self._unused_us += elapsed_us
+            self._by_use_us[TimeUse.UNUSED] += elapsed_us
+
+    def _give_to(self, hold: DeviceHold, share_us: int) -> None:
+        hold.took_us += share_us
+        self._by_use_us[hold.usage.use] += share_us
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,8 +145,9 @@ class AttemptUsage:
     The parts change only under the meter's lock.
     """
 
-    def __init__(self, meter: DeviceTimeMeter) -> None:
+    def __init__(self, meter: DeviceTimeMeter, use: TimeUse = TimeUse.BATCH) -> None:
         self._meter = meter
+        self.use = use
         self._useful_us = 0
         self._padding_us = 0
         self._retried_us = 0

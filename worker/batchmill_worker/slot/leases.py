@@ -89,7 +89,7 @@ class Heartbeat:
         self._models_changed = False
         self.batches: Callable[[], list[BatchChoice]] = list  # the batch sizes to announce
         self.leaves_at: Callable[[], float | None] = lambda: None  # when the machine ends
-        self.on_beat: Callable[[], None] = lambda: None  # what else is shared now and then; it never raises
+        self.on_beat: Callable[[], object] = lambda: None  # what else is shared now and then; it never raises
         self._thread = GuardedThread("heartbeat", self._run)
 
     @property

@@ -97,15 +97,16 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
         registry = load_operators(settings.operators)
     ledger, workspace = Ledger.open(settings), Workspace.open(settings)
     worker = _describe(settings, identity, registry)
-    counts = begin_counting(settings.pool, worker.name, ledger)
+    meter, traffic = DeviceTimeMeter(), LaneTraffic()
+    counts = begin_counting(settings.pool, worker.name, ledger, meter)
     trace = counts.recorder(settings.trace, worker.name)
 
-    announced, meter, traffic = [definition.announcement() for definition in registry], DeviceTimeMeter(), LaneTraffic()
+    announced = [definition.announcement() for definition in registry]
     heartbeat = Heartbeat(ledger, worker, announced, settings.lease_ttl_s, meter, board)
     controllers = _controllers(settings, ledger, worker, traffic)
     heartbeat.batches, heartbeat.leaves_at = controllers.choices, LeavingFile(board_file.parent).read
     trends = TrendRecorder(ledger.trends, worker.device)
-    heartbeat.on_beat = trends.save
+    heartbeat.on_beat = lambda: (trends.save(), counts.time.write())
     queues = ModelQueues(settings.pool, heartbeat)
     operators = OperatorCache(
         worker.device,

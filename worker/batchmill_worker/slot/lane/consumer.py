@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from batchmill.errors import BatchmillError, ServiceUnavailable, UnknownOperator
 from batchmill.processes.guarded_thread import GuardedThread
+from batchmill_worker.runtime.device_time import TimeUse
 from batchmill_worker.slot.lane.answering import is_flow
 from batchmill_worker.slot.lane.charges import LaneCharges
 from batchmill_worker.slot.lane.outbox import Outbox, Ticket
@@ -174,7 +175,7 @@ class LaneConsumer:
     def _answer(self, definition: OperatorDefinition, tickets: Sequence[Ticket]) -> None:
         if not tickets:
             return
-        usage = self._meter.open()
+        usage = self._meter.open(TimeUse.INTERACTIVE)
         try:
             with self._operators.borrow(definition, tickets[0].request.params, usage.loading) as operator:
                 self._answers.answer(operator, tickets, usage)
@@ -198,7 +199,7 @@ class LaneConsumer:
         return self._flow_places.get(model, 1)
 
     def _generate(self, model: str, definition: OperatorDefinition, ticket: Ticket) -> None:
-        usage = self._meter.open()
+        usage = self._meter.open(TimeUse.INTERACTIVE)
         try:
             with self._operators.borrow(definition, ticket.request.params, usage.loading) as operator:
                 self._note_places(model, operator)
@@ -235,7 +236,7 @@ class LaneConsumer:
             return UnknownOperator(
                 f"the workers of pool {self._pool!r} have no operator {request.operator!r}."
             ).envelope()
-        usage = self._meter.open()
+        usage = self._meter.open(TimeUse.INTERACTIVE)
         try:
             with self._operators.borrow(definition, request.params, usage.loading):
                 log.info("loaded operator %r for the lane", request.operator)
