@@ -35,6 +35,8 @@ class AnswerSchema:
             from jsonschema import Draft202012Validator, SchemaError
             from jsonschema.validators import validator_for
             from referencing import Registry
+
+            from batchmill_worker.generation.bounded_validator import EndlessCheckError, bounded
         except ImportError as error:
             raise missing_extra(operator, error) from error
         _check_size(operator, schema)  # before its patterns are compiled
@@ -57,6 +59,8 @@ class AnswerSchema:
                 operator=operator,
                 parameter="schema",
             )
+        kind, self._begin = bounded(kind)
+        self._endless = EndlessCheckError
         self._validator = kind(schema, registry=Registry())  # which fetches nothing
 
     def check(self, answer: Answer) -> None:
@@ -73,7 +77,16 @@ class AnswerSchema:
             raise InvalidOutput(
                 f"the answer is no JSON: {error}: {_shown(answer.text)}", retryable=self._retryable
             ) from error
-        for fault in self._validator.iter_errors(value):
+        self._begin()
+        try:
+            fault = next(iter(self._validator.iter_errors(value)), None)
+        except (self._endless, RecursionError) as error:  # RecursionError: a schema that is a part of itself
+            why = "it refers to itself without end" if isinstance(error, RecursionError) else str(error)
+            raise InvalidOutput(
+                f"the answer cannot be held against the schema: {_shown(why)}. Make the schema simpler",
+                retryable=self._retryable,
+            ) from error
+        if fault is not None:
             raise InvalidOutput(
                 f"the answer does not fit the schema at {fault.json_path}: {_shown(fault.message)}",
                 retryable=self._retryable,
