@@ -31,6 +31,7 @@ NAMES = (
     "vectors",
     "knn",
     "embed",
+    "embed_peers",
     "plan",
     "generate",
     "lane",
