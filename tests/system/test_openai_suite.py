@@ -8,7 +8,8 @@ import re
 import subprocess
 import tarfile
 import venv
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import openai
 import pytest
@@ -68,13 +69,13 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
             token = str(client._async._transport.address.token)
             with openai.OpenAI(base_url=f"{client.url}/v1", api_key=token) as sdk:
                 for name in MODELS:  # one after the other is loaded
-                    until(lambda name=name: _state(sdk, name) == "ready", name)
+                    until(partial(_is_ready, sdk, name), name)
             with suite_proxy(client.url, token, "text-embedding-3-small") as made:
                 yield made
 
 
-def _state(sdk: openai.OpenAI, model: str) -> Any:
-    return (sdk.models.retrieve(model).model_extra or {})["state"]
+def _is_ready(sdk: openai.OpenAI, model: str) -> bool:
+    return bool((sdk.models.retrieve(model).model_extra or {})["state"] == "ready")
 
 
 @pytest.mark.parametrize(
