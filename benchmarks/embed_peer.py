@@ -149,7 +149,7 @@ def _with_ray(table: pa.Table, size: int, backend: str, threads: int) -> float:
 
 def _checked(back: pa.Table, table: pa.Table, took: float) -> float:
     if sorted(back["text"].to_pylist()) != sorted(table["text"].to_pylist()) or back["embedding"].null_count:
-        raise RuntimeError("not every row was given back")
+        raise RuntimeError("not every row was returned")
     return took
 
 

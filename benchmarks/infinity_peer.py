@@ -35,7 +35,7 @@ async def main(model: str, corpus: list[str], threads: int) -> None:
         vectors, _ = await engines[size].embed(sentences=corpus[:rows])
         took = time.perf_counter() - began
         if len(vectors) != rows:
-            raise RuntimeError("not every row was given back")
+            raise RuntimeError("not every row was returned")
         print(json.dumps({"took_s": took}), flush=True)
     for engine in engines.values():
         await engine.astop()

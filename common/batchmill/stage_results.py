@@ -32,7 +32,7 @@ KEPT_BYTES = 256 * 1024 * 1024
 LOOK_AHEAD = 256  # shards asked for in one round trip
 
 PART_BYTES = 1024 * 1024
-"""What a part counts for at least: a stream makes many small ones, which are read once and take more than their values."""
+"""What a part counts for at least: streams make many small ones that are read once, and take more than their values."""
 
 Parts = Lru[tuple[str, int, str], pa.Table]
 """Parts that were read, by job, stage and name."""
