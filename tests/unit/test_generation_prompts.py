@@ -215,7 +215,7 @@ def test_an_answer_that_cannot_be_held_against_its_schema_in_time_is_invalid(
     schema: dict[str, Any], value: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(bounded_validator, "PATTERN_S", 0.01)
-    monkeypatch.setattr(bounded_validator, "MAX_STEPS", 10_000)
+    monkeypatch.setattr(bounded_validator, "CHECK_S", 0.05)
     with pytest.raises(InvalidOutput, match="cannot be held against the schema"):
         AnswerSchema("chat", schema, retryable=False).check(answer(json.dumps(value)))
 
