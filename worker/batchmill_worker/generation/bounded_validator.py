@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 CHECK_S = 2.0
-"""Of computing, for all keywords of a schema: a step takes up to a millisecond, so that a number of them says little."""
+"""Of computing, for all keywords of a schema: a step takes up to a millisecond, so their number says little."""
 PATTERN_S = 1.0
 
 
@@ -54,7 +54,8 @@ def bounded(kind: Any) -> tuple[Any, Callable[[], None]]:
         "additionalProperties": _additional_properties,
     }
     keywords.update((name, keyword) for name, keyword in own.items() if name in keywords)
-    return extend(kind, {name: counted(keyword) for name, keyword in keywords.items()}), begin
+    made = extend(kind, {name: counted(keyword) for name, keyword in keywords.items()})  # type: ignore[no-untyped-call]  # jsonschema has no types
+    return made, begin
 
 
 def _found(pattern: str, text: str) -> bool:
@@ -72,11 +73,12 @@ def _pattern(_: Any, pattern: str, instance: Any, __: Any) -> Iterator[Validatio
 def _pattern_properties(
     validator: Any, patterns: Mapping[str, Any], instance: Any, _: Any
 ) -> Iterator[ValidationError]:
-    if isinstance(instance, dict):
-        for pattern, schema in patterns.items():
-            for name, value in instance.items():
-                if _found(pattern, name):
-                    yield from validator.descend(value, schema, path=name, schema_path=pattern)
+    if not isinstance(instance, dict):
+        return
+    for pattern, schema in patterns.items():
+        for name, value in instance.items():
+            if _found(pattern, name):
+                yield from validator.descend(value, schema, path=name, schema_path=pattern)
 
 
 def _additional_properties(
