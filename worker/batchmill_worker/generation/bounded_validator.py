@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
 CHECK_S = 2.0
-"""Of computing, for all keywords of a schema: a step takes up to a millisecond, so their number says little."""
+"""Of computing, for all keywords of a schema. A number of steps would say little: one takes up to a millisecond."""
 PATTERN_S = 1.0
 
 
