@@ -78,9 +78,9 @@ def search(
 def indexes(client: Client, forget: str | None, as_json: bool) -> None:
     """List the indexes that jobs with a sink have published.
 
-    An index is a table of rows with vectors, which `batchmill search NAME TEXT` searches. INDEX is the kind of graph that
-    makes searches fast, or `none`: all rows are compared. MADE BY is the operator that made the vectors, and a `-` means
-    that they came with the rows, so only a vector can be searched for.
+    An index is a table of rows with vectors, which `batchmill search NAME TEXT` searches. INDEX is the kind of graph
+    that makes searches fast, or `none`: all rows are compared. MADE BY is the operator that made the vectors, and a
+    `-` means that they came with the rows, so only a vector can be searched for.
 
     With --json, print one JSON object per line.
     """
