@@ -31,13 +31,12 @@ NAMES = (
     "vectors",
     "knn",
     "embed",
-    "embed_peers",
     "plan",
     "generate",
     "lane",
     "stream",
 )
-ON_REQUEST = ("soak",)
+ON_REQUEST = ("embed_peers", "soak")
 """Not among those that run unless some are named."""
 
 

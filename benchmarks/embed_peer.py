@@ -1,7 +1,7 @@
-"""`python -m benchmarks.embed_peer KIND BACKEND ROWS THREADS`: texts embedded by something else, in one process.
+"""`python -m benchmarks.embed_peer KIND ROWS THREADS`: texts embedded by something else, in one process.
 
-KIND: `encode`, the model in a loop; `ray` or `daft`, which call it for blocks of rows. BACKEND: `torch` or `openvino`.
-Reads lines with a number of rows and the model's batch size, and prints the seconds that each took.
+KIND: `encode`, the model in a loop; `ray` or `daft`, which call it for blocks of rows. Reads lines with a number of
+rows, the model's batch size and `torch` or `openvino`, and prints the seconds that each took.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ BLOCK_ROWS = 1024
 
 
 def main() -> None:
-    """Serve one kind and backend."""
-    kind, backend, rows, threads = sys.argv[1:]
+    """Serve one kind."""
+    kind, rows, threads = sys.argv[1:]
     from benchmarks.texts import texts
 
     corpus = pa.table({"text": texts(int(rows))})
@@ -37,18 +37,18 @@ def main() -> None:
             from benchmarks.ray_peer import ray_peer
 
             with ray_peer(Path(folder), int(threads)):
-                _serve(lambda table, size: _with_ray(table, size, backend, int(threads)), corpus)
+                _serve(_with_ray, corpus, int(threads))
         else:
-            encoder(backend, int(threads))(["a text to warm up with"], 1)
-            with_engine = _with_daft if kind == "daft" else _alone
-            _serve(lambda table, size: with_engine(table, size, backend, int(threads)), corpus)
+            for backend in ("torch", "openvino"):
+                encoder(backend, int(threads))(["a text to warm up with"], 1)
+            _serve(_with_daft if kind == "daft" else _alone, corpus, int(threads))
 
 
-def _serve(run: Callable[[pa.Table, int], float], corpus: pa.Table) -> None:
+def _serve(run: Callable[[pa.Table, int, str, int], float], corpus: pa.Table, threads: int) -> None:
     print(json.dumps({"ready": True}), flush=True)
     for line in sys.stdin:
-        rows, size = map(int, line.split())
-        print(json.dumps({"took_s": run(corpus.slice(0, rows), size)}), flush=True)
+        rows, size, backend = line.split()
+        print(json.dumps({"took_s": run(corpus.slice(0, int(rows)), int(size), backend, threads)}), flush=True)
 
 
 @cache
@@ -154,4 +154,6 @@ def _checked(back: pa.Table, table: pa.Table, took: float) -> float:
 
 
 if __name__ == "__main__":
-    main()
+    from benchmarks import embed_peer
+
+    embed_peer.main()  # by its name, so that Ray's processes import what they run

@@ -1,7 +1,7 @@
 """A complete job of embeddings beside Ray Data, Daft and the model in a loop, each with torch and with OpenVINO.
 
-Each peer is a process that keeps its model, and runs with the batch size that was the fastest for it; Batchmill chooses
-its own. INFINITY, a Python that has infinity-emb, adds that: it needs other versions of libraries.
+Each peer is a process that keeps its models, and uses the batch size that was the fastest in a loop; Batchmill chooses
+its own. Ray serves both backends from one process: two Rays on one machine end each other.
 """
 
 from __future__ import annotations
@@ -20,9 +20,6 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batchmill_worker.devices.cores import divide, usable_cores
-from batchmill_worker.models import setup_context
-from batchmill_worker.models.model_source import locate_model
-from benchmarks.bare_embed import MODEL
 from benchmarks.embed import OPENVINO, PARAMS
 from benchmarks.figures import Bar, Figure, Report
 from benchmarks.stack import REPOSITORY, processes, service
@@ -37,7 +34,7 @@ if TYPE_CHECKING:
 NAME = "embed_peers"
 SIZES = (8, 16, 32, 64)
 SWEPT_ROWS = 256
-KINDS = {"encode": "the model in a loop", "ray": "Ray Data", "daft": "Daft", "infinity": "infinity"}
+KINDS = {"encode": "the model in a loop", "ray": "Ray Data", "daft": "Daft"}
 BACKENDS = ("torch", "openvino")
 OURS = {"torch": PARAMS, "openvino": OPENVINO}
 QUIET = {"OMP_WAIT_POLICY": "passive"}  # as in Batchmill's workers: idle threads of torch do not spin
@@ -49,20 +46,18 @@ class _Peer:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
-        self.size = 32
         self._read()
 
-    def tune(self) -> None:
-        """Take the fastest batch size."""
-        self.run(SWEPT_ROWS, 32)
-        took = {size: self.run(SWEPT_ROWS, size) for size in SIZES}
-        self.size = min(took, key=lambda size: took[size])
+    def best_size(self, backend: str) -> int:
+        """Return the fastest batch size."""
+        self.run(SWEPT_ROWS, 32, backend)
+        return min(SIZES, key=lambda size: self.run(SWEPT_ROWS, size, backend))
 
-    def run(self, rows: int, size: int | None = None) -> float:
+    def run(self, rows: int, size: int, backend: str) -> float:
         """Embed rows; return the seconds."""
         if self._process.stdin is None:
             raise RuntimeError("the peer has no standard input")
-        self._process.stdin.write(f"{rows} {size or self.size}\n")
+        self._process.stdin.write(f"{rows} {size} {backend}\n")
         self._process.stdin.flush()
         return self._read()["took_s"]
 
@@ -83,29 +78,23 @@ def measure(scale: Scale) -> Report:
         client = stack.enter_context(service(stack.enter_context(processes(folder)), 1)).client
         for backend in BACKENDS:
             _ours(client, corpus.slice(0, SWEPT_ROWS), backend)
-        peers = {side: stack.enter_context(_peer(*side, rows, folder)) for side in _sides()}
-        for peer in peers.values():
-            peer.tune()
+        peers = {kind: stack.enter_context(_peer(kind, rows)) for kind in KINDS}
+        sizes = {backend: peers["encode"].best_size(backend) for backend in BACKENDS}
         for _ in range(scale.embed_runs):
-            for side, peer in peers.items():
-                took.setdefault(side, []).append(peer.run(rows))
-            took.setdefault(("encode", "torch 32"), []).append(peers["encode", "torch"].run(rows, 32))
             for backend in BACKENDS:
+                for kind, peer in peers.items():
+                    took.setdefault((kind, backend), []).append(peer.run(rows, sizes[backend], backend))
                 took.setdefault(("ours", backend), []).append(_ours(client, corpus, backend))
-    settings = {"rows": rows, "runs": scale.embed_runs, **{" ".join(side): peer.size for side, peer in peers.items()}}
+            took.setdefault(("encode", "torch 32"), []).append(peers["encode"].run(rows, 32, "torch"))
+    settings = {"rows": rows, "runs": scale.embed_runs, **{f"batch size with {name}": sizes[name] for name in sizes}}
     return Report(NAME, settings, _figures(took, rows), _bars(took), REMARKS)
 
 
 REMARKS = [
-    "The texts and the model are those of `embed`. The settings name the batch size of each peer, its fastest of four.",
+    "The texts and the model are those of `embed`. Peers use the fastest of four batch sizes of the model.",
     "Peers have their model loaded, and Ray Data's time starts when its actor has. Theirs get blocks of 1,024 rows.",
     "With OpenVINO all run the model that Batchmill converts, in float32 and with the same number of threads.",
 ]
-
-
-def _sides() -> list[Side]:
-    sides = [(kind, backend) for kind in ("encode", "ray", "daft") for backend in BACKENDS]
-    return sides + ([("infinity", "torch")] if os.environ.get("INFINITY") else [])
 
 
 def _ours(client: Client, table: pa.Table, backend: str) -> float:
@@ -117,23 +106,10 @@ def _ours(client: Client, table: pa.Table, backend: str) -> float:
     return took
 
 
-def _model_folder() -> str:
-    return str(locate_model(f"package:{MODEL}", setup_context.current().locations))
-
-
-def _texts_file(folder: Path, rows: int) -> str:
-    path = folder / "texts.json"
-    path.write_text(json.dumps(texts(rows)))
-    return str(path)
-
-
 @contextmanager
-def _peer(kind: str, backend: str, rows: int, folder: Path) -> Iterator[_Peer]:
+def _peer(kind: str, rows: int) -> Iterator[_Peer]:
     threads = str(divide(usable_cores(), 1)[0].threads)
-    command = [sys.executable, "-m", "benchmarks.embed_peer", kind, backend, str(rows), threads]
-    if kind == "infinity":
-        script = str(REPOSITORY / "benchmarks" / "infinity_peer.py")
-        command = [os.environ["INFINITY"], script, _model_folder(), _texts_file(folder, rows), threads]
+    command = [sys.executable, "-m", "benchmarks.embed_peer", kind, str(rows), threads]
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -183,6 +159,4 @@ def _bars(took: dict[Side, list[float]]) -> list[Bar]:
     for kind in ("ray", "daft"):
         bars.append(Bar(f"over {KINDS[kind]} with torch", over((kind, "torch"), best), "at least", 2.5, "x"))
         bars.append(Bar(f"over {KINDS[kind]} with the same backend", over((kind, best), best), "at least", 1.3, "x"))
-    if ("infinity", "torch") in took:
-        bars.append(Bar("over infinity with torch", over(("infinity", "torch"), best), "at least", 1.0, "x"))
     return bars

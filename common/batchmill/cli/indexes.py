@@ -80,7 +80,7 @@ def indexes(client: Client, forget: str | None, as_json: bool) -> None:
 
     An index is a table of rows with vectors, which `batchmill search NAME TEXT` searches. INDEX is the kind of graph
     that makes searches fast, or `none`: all rows are compared. MADE BY is the operator that made the vectors, and a
-    `-` means that they came with the rows, so only a vector can be searched for.
+    `-` means that the rows had them, so only a vector can be searched for.
 
     With --json, print one JSON object per line.
     """

@@ -54,13 +54,8 @@ def bounded(kind: Any) -> tuple[Any, Callable[[], None]]:
         "additionalProperties": _additional_properties,
     }
     keywords.update((name, keyword) for name, keyword in own.items() if name in keywords)
-<<<<<<< HEAD
-    made = extend(kind, {name: counted(keyword) for name, keyword in keywords.items()})  # type: ignore[no-untyped-call]  # jsonschema has no types
-    return made, begin
-=======
     checked = {name: counted(keyword) for name, keyword in keywords.items()}
-    return extend(kind, checked), begin  # type: ignore[no-untyped-call]  # of the library
->>>>>>> live
+    return extend(kind, checked), begin  # type: ignore[no-untyped-call]  # jsonschema has no types for it
 
 
 def _found(pattern: str, text: str) -> bool:
