@@ -15,6 +15,8 @@ from batchmill.jobs.job import MAX_INLINE_BYTES, JobForm, JobRequest, JobSpec, S
 from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
 from batchmill.jobs.stage_cost import first_rows
 from batchmill.jobs.stages import FIRST_STAGE
+from batchmill.jobs.stateful.window_params import check_window
+from batchmill.jobs.stateful.windows import WINDOW_OPERATOR
 from batchmill.jobs.status import CheckedJob
 from batchmill.ledger.submission import Acceptance, FirstPlace, OneShardPlan, Submission
 from batchmill.operators.model_key import model_key
@@ -131,6 +133,8 @@ class Admission:
                 hint=hint or "No worker has announced any operator yet: start one with `batchmill worker`.",
                 operator=stage.operator,
             )
+        if stage.operator == WINDOW_OPERATOR:
+            check_window(stage.params)
         check_params(operator, stage.params, flag=flag)
         self._workspace.locations.hub_models.check_params(operator.params_schema, stage.params)
         check_cache(operator, cache=stage.cache)
