@@ -22,6 +22,7 @@ from batchmill.ledger.submission import Acceptance, FirstPlace, OneShardPlan, Su
 from batchmill.operators.model_key import model_key
 from batchmill.sources import InlineSource, SourceDescription
 from batchmill.sources.base import InputSplit
+from batchmill.storage.named_webhooks import NamedWebhooks
 from batchmill.workspace import stream_from_table, table_from_stream
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.column_checks import (
@@ -56,7 +57,6 @@ if TYPE_CHECKING:
     from batchmill.settings import CoordinatorSettings
     from batchmill.sinks import Manifest
     from batchmill.sources.base import Source
-    from batchmill.storage.named_webhooks import NamedWebhooks
     from batchmill.workspace import Workspace
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.inspection.inspector import Inspector
@@ -188,7 +188,8 @@ class Admission:
             found = self._checked_input(request, operators, job_id, undo, tenant)
             order = Order(found.spec, operators, found.inline, found.description)
             self.sinks.claim(job_id, found.spec, operators, tenant, undo)
-            accepted = self._accept(job_id, request, found, order, digest, undo, tenant)
+            webhooks = NamedWebhooks() if is_internal else self._webhooks  # nobody waits for jobs of the service
+            accepted = self._accept(job_id, request, found, order, digest, undo, tenant, webhooks)
             if not accepted.is_new:
                 self._known(request, digest, tenant)
         return accepted
@@ -296,7 +297,15 @@ class Admission:
         return _Input(spec, source, description.nbytes, description=description)
 
     def _accept(
-        self, job_id: str, request: JobRequest, found: _Input, order: Order, digest: str, undo: ExitStack, tenant: str
+        self,
+        job_id: str,
+        request: JobRequest,
+        found: _Input,
+        order: Order,
+        digest: str,
+        undo: ExitStack,
+        tenant: str,
+        webhooks: NamedWebhooks,
     ) -> Acceptance:
         if found.description is not None:
             self._workspace.describe_source(job_id, found.description)
@@ -317,7 +326,7 @@ class Admission:
             plan=self._plan(job_id, found, order) if found.inline and earlier is None else None,
             place=self._first_place(found.spec.first, order.operators[0], tenant),
         )
-        return accept(self._ledger, submission, undo, self._settings, self._webhooks)
+        return accept(self._ledger, submission, undo, self._settings, webhooks)
 
     def _first_place(self, stage: StageSpec, operator: OperatorInfo, tenant: str) -> FirstPlace | None:
         """Return the queue of the workers that have the model of a stage; None if there are none.
