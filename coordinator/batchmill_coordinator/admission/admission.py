@@ -13,6 +13,7 @@ from batchmill.jobs.files import FileSource, ResultsSource, UploadSource, upload
 from batchmill.jobs.ids import new_id
 from batchmill.jobs.job import MAX_INLINE_BYTES, JobForm, JobRequest, JobSpec, StageSpec
 from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
+from batchmill.jobs.sink import RESERVED_OPERATORS
 from batchmill.jobs.stage_cost import first_rows
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.jobs.stateful.window_params import check_window
@@ -126,7 +127,8 @@ class Admission:
             self._fleet.forget()  # a worker may have announced it a moment ago
             operator = self._fleet.operator(stage.operator)
         if operator is None:
-            known = [info.name for info in self._fleet.operators()]
+            names = (info.name for info in self._fleet.operators())
+            known = [name for name in names if not name.startswith(RESERVED_OPERATORS)]
             hint = did_you_mean(stage.operator, known)
             raise UnknownOperator(
                 f"no worker has an operator {stage.operator!r}.",
