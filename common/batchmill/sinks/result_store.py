@@ -161,8 +161,9 @@ class PartFiles:
         """See `ResultStore`."""
         names = [self.name_of(*attempt) for attempt in attempts]
         self._store.delete(*names)
-        for name in names if self._records is not None else ():
-            self._records.delete(name)
+        if self._records is not None:
+            for name in names:
+                self._records.delete(name)
 
     def delete_file(self, name: str) -> None:
         """Delete a file that `compare` named, and its record. Raises `StorageError`."""
