@@ -60,6 +60,7 @@ def test_windows_have_every_row_once_when_redis_is_killed(
             rows.insert(place * 7, message)
         server.add("clicks", [encoded(row) for row in rows])
         until(partial(_has_taken, running, stream.id, first + (last - first) // 2), "some more rows")
+        assert running.valkey is not None
         running.valkey.kill()
         running.start_valkey()
     until(partial(_has_taken, running, stream.id, ROWS + len(NO_ROWS)), "all rows")
