@@ -167,7 +167,7 @@ class ObjectStores:
                 store = self._open(paths[0])[0]
                 obstore.delete(store, [self._open(path)[1] for path in paths])
                 return
-        for path in paths:  # of several, some may be left when the store has told that one is missing
+        for path in paths:  # of several, some may be left when the store has reported that one is missing
             with _os_errors(path), suppress(FileNotFoundError):
                 obstore.delete(*self._open(path))
 

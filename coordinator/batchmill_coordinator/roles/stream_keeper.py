@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 DRAINED_TTL_MS = 3_600_000
-"""For how long the source of a job that has ended is told what is settled, while it does not answer."""
+"""For how long settled rows of a job that has ended are reported to its source, while that does not answer."""
 
 ANSWER_S = 0.5
 """How long a step waits for the sources of streams."""

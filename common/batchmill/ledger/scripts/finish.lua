@@ -35,8 +35,8 @@
 --             leader trusted, so that a clock that was behind makes no job old; 0: to be deleted now
 -- announcements  sorted set: "STATE job id" of jobs with webhooks that ended, "dead_rows:N job id" of those with N failed
 --             rows, scored by when (ms)
--- drained_jobs  sorted set: completed jobs over streams whose sources were not told yet what is settled, scored by when
---               they ended (ms)
+-- drained_jobs  sorted set: completed jobs over streams whose settled rows were not reported to the source, scored by
+--               when they ended (ms)
 if not leads(keys.leader, args.epoch) then return answer.deposed end
 local state = redis.call('HGET', keys.job, 'state')
 if not state or not is_final(args.state) or not may_move_job(state, args.state) then return answer.busy end
