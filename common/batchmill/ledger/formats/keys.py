@@ -54,7 +54,7 @@ class Keys:
         return f"{self.prefix}jobs:streams"
 
     def drained_jobs(self) -> str:
-        """Sorted set: completed jobs over streams whose settled rows were not reported to the source, by end time (ms)."""
+        """Sorted set: completed jobs over a stream whose settled rows were not reported to it, by end time (ms)."""
         return f"{self.prefix}jobs:drained"
 
     def index(self) -> str:
