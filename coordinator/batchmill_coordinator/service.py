@@ -185,6 +185,7 @@ class Service:
         self._planning_inspectors.stop()
         for role in self._roles:
             role.stop()
+        self._notifier.close()
         self.leadership.stop()
         self.hub.stop()
         self.lane.stop()
@@ -288,6 +289,7 @@ class Service:
         outputs = OutputCloser(
             ledger, self.workspace, merger, resumption, rolls, one_schema, roll_forward, published.record, self.clock
         )
+        self._notifier = Notifier(ledger, self._webhooks, self.deliveries, clocks, counts)
         return [
             Planner(ledger, fleet, self._open_source, resumption, settings, lambda: self._notify(STREAMED)),
             Dispatcher(ledger, fleet, self._publisher, counts, self._shares),
@@ -300,7 +302,7 @@ class Service:
             ),
             Roller(ledger, rolls, published),
             self._batch_keeper(clocks),
-            Notifier(ledger, self._webhooks, self.deliveries, clocks, counts),
+            self._notifier,
             self._plan_keeper(clocks),
             Janitor(
                 *(ledger, blobs, self.files, clocks),
@@ -325,7 +327,7 @@ class Service:
         return PlanKeeper(
             *(self.ledger, self.fleet, self.workspace, Inspector(self._planning_inspectors), self.uploads),
             self.settings.currency,
-            lambda request, tenant: self.submit(request, tenant).job_id,
+            self._submit_own,
             self.delete,
             clocks,
             samples_at_once=max(self.settings.inspectors // 2, 1),

@@ -261,6 +261,10 @@ def test_a_column_that_a_later_stage_cannot_get_is_refused_at_submit(client: bat
         client.submit("echo", DOCUMENTS[:3], stages=[Stage("echo")])
     with pytest.raises(UnknownOperator, match=r"^stage 'echoo': no worker has an operator 'echoo'"):
         client.submit(rows=DOCUMENTS[:3], stages=[Stage("echo"), Stage("echoo")])
+    with pytest.raises(UnknownOperator) as unknown:
+        client.submit("zzzzzz", DOCUMENTS[:3])
+    assert "echo" in unknown.value.hint
+    assert "batchmill." not in unknown.value.hint, "only the service itself runs those"
     with pytest.raises(InvalidParams, match=r"^stage 'chunk': operator 'chunk' has no parameter 'sizee'"):
         client.submit(rows=DOCUMENTS[:3], stages=[Stage("chunk", sizee=40), Stage("echo")])
 

@@ -83,6 +83,40 @@ def test_a_tenant_has_not_all_threads_whatever_receivers_it_names(ledger: Ledger
     assert len(begun) == THREADS - MAX_OF_TENANT - 1
 
 
+def test_a_backlog_of_one_tenant_is_spread_over_time_and_others_are_sent_in_the_same_step(
+    ledger: Ledger, notifier: Notifier, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_DUE", 10)
+    announce(ledger, "one-1")
+    notifier._make_messages()
+    (known,) = ledger.deliveries.page("one", 10)[0]
+    message = read_message(known)
+    ledger.deliveries.remove(known.id, "one")
+    for place in range(61):
+        tenant = "slow" if place < 60 else "other"
+        pending = message.delivery.model_copy(update={"id": f"{tenant}-{place}", "url": f"https://{place}.example/"})
+        body = message.model_copy(update={"delivery": pending}).model_dump_json()
+        ledger.deliveries.add(pending.id, tenant, body, due_ms=place, quota=Quota(100, UNLIMITED))
+    begun: list[str] = []
+    monkeypatch.setattr(notifier._threads, "submit", lambda _send, document, *_: begun.append(document.id))
+    notifier.step(epoch)
+    now_ms = ledger.now_ms()
+    assert begun == [*(f"slow-{place}" for place in range(MAX_OF_TENANT)), "other-60"]
+    waiting = ledger.deliveries.due(now_ms + module.BUSY_MS + 100 * module.BUSY_STEP_MS, 100)
+    assert len(waiting) == 60 - MAX_OF_TENANT
+    assert len(ledger.deliveries.due(now_ms + module.BUSY_MS - 1000, 100)) == 0
+    few = ledger.deliveries.due(notifier._busy_until["slow"] - 10 * module.BUSY_STEP_MS, 100)
+    assert len(few) == len(waiting) - 10, "they come one after the other"
+    notifier.close()
+
+
+def test_tenants_that_wait_get_the_next_threads(ledger: Ledger, notifier: Notifier) -> None:
+    notifier._sending = {f"{tenant}-{place}": (tenant, ("ops", tenant)) for tenant in "ab" for place in range(8)}
+    notifier._busy_until = dict.fromkeys("abc", ledger.now_ms() + 1000)
+    assert notifier._share([]) == THREADS // 3
+    notifier.close()
+
+
 def test_messages_that_cannot_be_forgotten_yet_hold_up_no_other(
     ledger: Ledger, notifier: Notifier, epoch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
 from batchmill.errors import InvalidRows, NotFound, Overloaded, ServiceUnavailable
 from batchmill.jobs.streams.offsets import StreamOffsets
@@ -231,3 +233,29 @@ def test_a_time_beyond_all_years_is_none(ledger: Ledger, workspace: Workspace) -
     split = opened(ledger, workspace, time="at").splitter("").next_split(10, 10**6)
     assert isinstance(split, InputSplit)
     assert StreamOffsets.parse(split.cursor).partitions[""].time_ms == 10_000
+
+
+@pytest.mark.parametrize("sequence", [True, "1", 1.0])
+def test_a_sequence_is_an_integer(sequence: object) -> None:
+    body = {"rows": [{"n": 1}], "producer": "p", "sequence": sequence}
+    with pytest.raises(ValidationError, match="sequence"):
+        PushRequest.model_validate(body)
+    with pytest.raises(ValidationError, match="sequence"):
+        PushRequest.model_validate_json(json.dumps(body))
+
+
+def test_a_stream_that_was_deleted_and_made_anew_has_a_lag(
+    ledger: Ledger, workspace: Workspace, pushes: Pushes
+) -> None:
+    pushes.push("here", "events", rows(0, 10))
+    stream = opened(ledger, workspace)
+    split = stream.splitter("").next_split(100, 10**6)
+    assert isinstance(split, InputSplit)
+    pushes.delete("here", "events")
+    assert stream.survey(split.cursor).lag == 0
+    pushes.push("here", "events", rows(10, 3))
+    assert stream.survey(split.cursor).lag == 3
+    following = stream.splitter(split.cursor).next_split(100, 10**6)
+    assert isinstance(following, InputSplit)
+    assert stream.read(following.slices).column("n").to_pylist() == [10, 11, 12]
+    assert (stream.survey(following.cursor).lag, StreamOffsets.parse(following.cursor).rows_lost) == (0, 0)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from batchmill.errors import StreamUnavailable
 from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import ShardId, ShardRef
 from batchmill.jobs.streams.offsets import StreamOffsets
@@ -280,6 +281,31 @@ def test_what_is_settled_as_a_drained_job_ends_is_deleted_and_no_lag_is_shown(
     status = stream_status(ledger.jobs.read(JOB), time.time())
     assert status is not None
     assert status.lag is None
+
+
+def test_what_a_drained_job_has_settled_is_deleted_by_the_next_leader_and_when_its_source_is_back(
+    ledger: Ledger, redis_client: redis.Redis, settings: CoordinatorSettings, key: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    reading = Reading(ledger, settings, RedisStream(key))
+    add(redis_client, key, 0, 3)
+    reading.step()
+    ledger.jobs.drain(JOB)
+    reading.step()
+    reading.settle(0, 3)
+    assert ledger.jobs.finish(ledger.jobs.read(JOB), JobState.COMPLETED, reading.epoch)
+    now_ms = ledger.now_ms()
+
+    def away(*_: object) -> None:
+        raise StreamUnavailable("away")
+
+    with monkeypatch.context() as patch:  # no keeper has seen the job before it ended
+        patch.setattr(reading, "open", away)
+        reading.new_keeper().step(reading.epoch)
+    assert (redis_client.xlen(key), ledger.streams.drained_jobs(0)) == (3, [JOB])
+    reading.new_keeper().step(reading.epoch)
+    assert (redis_client.xlen(key), ledger.streams.drained_jobs(0)) == (0, [])
+    ledger.streams.redis.zadd(f"{ledger.streams.prefix}jobs:drained", {"job-9": now_ms})
+    assert ledger.streams.drained_jobs(now_ms + 1) == [], "a source that does not come back is not asked for ever"
 
 
 def test_rows_that_come_after_a_job_was_drained_are_none_of_its_work(

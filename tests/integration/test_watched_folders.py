@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from batchmill.errors import StreamUnavailable
 from batchmill.jobs.streams.offsets import OffsetRange, StreamOffsets
 from batchmill.jobs.streams.source import Folder
 from batchmill.settings import CoordinatorSettings
@@ -20,8 +22,6 @@ from support.ledger_steps import submit
 from support.records import spec_of
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from batchmill.jobs.files import FileSource
     from batchmill.ledger import Ledger
     from batchmill.sources.base import Source
@@ -224,3 +224,96 @@ def test_the_lag_is_estimated_from_the_files_that_wait(
     assert watched.opened().survey(watched.cursor).lag == 30
     watched.rows()
     assert watched.opened().survey(watched.cursor).lag == 0
+
+
+def test_a_file_that_changes_or_goes_while_it_is_read_ends_nothing_but_itself(
+    ledger: Ledger, settings: CoordinatorSettings, folder: Path
+) -> None:
+    watched = Watched(ledger, settings, folder)
+    watched.write("a.jsonl", lines(1, 2, 3, 4, 5), age_s=90)
+    watched.write("b.jsonl", lines(6, 7), age_s=80)
+    watched.write("c.jsonl", lines(8), age_s=70)
+    first = watched.next(2)
+    assert first is not None
+    watched.write("a.jsonl", lines(1, 2, 3, 4, 5, 9), age_s=1)
+    rest = watched.next(2)
+    assert rest is not None
+    assert (rest.rows, len(watched.read(rest).bad)) == (1, 1), "the rest is one bad row"
+    found = watched.read(first)
+    assert [one.error_type for one in found.bad] == [BAD_FILE] * 2
+    assert "changed" in found.bad[0].message
+    second = watched.next(100)
+    assert second is not None
+    (folder / "b.jsonl").unlink()
+    assert len(watched.read(second).bad) == second.rows == 2
+    assert watched.rows() == [8]
+    folder.rename(folder.with_name("moved"))
+    with pytest.raises(StreamUnavailable, match="is not there"):
+        watched.read(second)
+
+
+def test_the_rest_of_a_file_that_changed_is_a_bad_row_also_if_its_planner_died(
+    ledger: Ledger, settings: CoordinatorSettings, folder: Path
+) -> None:
+    watched = Watched(ledger, settings, folder)
+    watched.write("a.jsonl", lines(1, 2, 3), age_s=90)
+    watched.next(1)
+    (folder / "a.jsonl").unlink()
+    lost = watched.opened().splitter(watched.cursor).next_split(100, 10**6)  # its plan is never written
+    again = watched.next()
+    assert isinstance(lost, InputSplit)
+    assert again is not None
+    assert (again.slices, again.rows) == (lost.slices, 1)
+    assert watched.next() is None
+
+
+def test_a_name_that_looks_like_a_pattern_is_its_own_file_or_none(
+    ledger: Ledger, settings: CoordinatorSettings, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    watched = Watched(ledger, settings, folder)
+    names = ("*.jsonl", "a[bc].jsonl", "{a,b}.jsonl", "a%20b.jsonl", "a b#?.jsonl", "ab.jsonl", "ü.jsonl", "a\nb.jsonl")
+    for number, name in enumerate(names):
+        watched.write(name, lines(number), age_s=100 - number)
+    assert watched.rows() == list(range(len(names)))
+
+    def describe_late(inspector: OwnProcess, source: FileSource) -> SourceDescription:
+        Path(str(source.path)).unlink()
+        return describe(source, inspector._workspace.locations)
+
+    watched.write("d[ab].jsonl", lines(100))
+    watched.write("da.jsonl", lines(101), age_s=-(10**9))
+    monkeypatch.setattr(OwnProcess, "describe", describe_late)
+    gone = watched.next()
+    assert gone is not None
+    (bad,) = watched.read(gone).bad
+    assert "d[ab].jsonl" in bad.message
+
+
+def test_links_out_and_what_is_no_file_are_not_read(
+    ledger: Ledger, settings: CoordinatorSettings, folder: Path, tmp_path: Path
+) -> None:
+    watched = Watched(ledger, settings, folder)
+    outside = tmp_path / "outside.jsonl"
+    outside.write_text(lines(666))
+    os.utime(outside, (1, 1))
+    for name, target in (("loop", "loop.jsonl"), ("none", "nothing"), ("dir", tmp_path)):
+        (folder / f"{name}.jsonl").symlink_to(target)
+    os.mkfifo(folder / "pipe.jsonl")
+    watched.write("a.jsonl", lines(1))
+    assert watched.rows() == [1]
+    (folder / "out.jsonl").symlink_to(outside)
+    split = watched.next()
+    assert split is not None
+    found = watched.read(split)
+    assert [one.error_type for one in found.bad] == [BAD_FILE]
+    assert "666" not in str(found.table.to_pylist())
+
+
+def test_a_name_that_is_no_text_is_told(ledger: Ledger, settings: CoordinatorSettings, folder: Path) -> None:
+    watched = Watched(ledger, settings, folder)
+    path = folder / os.fsdecode(b"bad\xff.jsonl")
+    path.write_text(lines(1))
+    with pytest.raises(StreamUnavailable, match=r"a name in it is not UTF-8: .*bad.*xff.jsonl"):
+        watched.next()
+    path.unlink()
+    assert watched.next() is None

@@ -101,6 +101,9 @@ def test_a_stage_with_windows_that_is_wrong_is_refused(client: batchmill.Client)
         client.submit(rows=rows, stages=[Window(time="at", tumbling="1m"), Stage("echo")])
     with pytest.raises(InvalidParams, match="tumbling"):
         client.submit(rows=rows, stages=[Stage("echo"), Window(time="at", tumbling="-1m")])
+    raw = {"operator": "window", "params": {"time": "at", "sliding": ["1m", "1h"]}}
+    with pytest.raises(InvalidParams, match=r"stage 'window': .* which is not longer; got 1m and 1h"):
+        client.submit(rows=rows, stages=[{"operator": "echo"}, raw])
 
 
 def test_an_input_without_rows_has_no_windows(client: batchmill.Client) -> None:

@@ -229,6 +229,13 @@ class StoreContract(ABC):
         with pytest.raises(InvalidParams, match="refuses the search"):
             self.open().search(self.sink(), vector_of("x"), 3, where, None)
 
+    @pytest.mark.parametrize("number", [10**30, -(10**400)])
+    def test_a_filter_with_a_number_beyond_all_columns_is_refused_or_finds_nothing(self, number: int) -> None:
+        self.load(FIRST, OLD)
+        for where in ({"place": number}, {"place": {"in": [number]}}):
+            with suppress(InvalidParams):
+                assert self.open().search(self.sink(), vector_of("x"), 3, where, None).num_rows == 0
+
     def test_vectors_are_returned_where_they_are_asked_for(self) -> None:
         self.load(FIRST, OLD)
         wanted = FIRST[0].pieces[0]

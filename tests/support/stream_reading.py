@@ -51,9 +51,12 @@ class Reading:
         self.epoch = ledger.lead("me", 3600)
         self.settings = settings
         self.planner = self.new_planner()
-        retention = StreamRetention(ledger, self.workspace, DeadRowStore(ledger, self.workspace.blobs))
-        self.keeper = StreamKeeper(
-            ledger, self.open, retention, self.workspace.blobs, pushed_ttl_s=3600, answer_s=GRACE_S
+        self.keeper = self.new_keeper()
+
+    def new_keeper(self) -> StreamKeeper:
+        retention = StreamRetention(self.ledger, self.workspace, DeadRowStore(self.ledger, self.workspace.blobs))
+        return StreamKeeper(
+            self.ledger, self.open, retention, self.workspace.blobs, pushed_ttl_s=3600, answer_s=GRACE_S
         )
 
     def new_planner(self, wake: Callable[[], None] | None = None) -> Planner:

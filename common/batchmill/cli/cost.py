@@ -64,7 +64,8 @@ def _show_job(found: JobCost, stages: Sequence[str]) -> None:
         share = f"{seconds / found.total_s:.1%}" if found.total_s else ""
         return name, f"{seconds:.3f} s", share, money(amount, found.currency)
 
-    lines = [line(part, getattr(found.seconds, part), getattr(found.money, part)) for part in PARTS]
+    spent = {part: (getattr(found.seconds, part), getattr(found.money, part)) for part in PARTS}
+    lines = [line(part, *of_part) for part, of_part in spent.items() if any(of_part)]
     print_table(("PART", "TIME", "SHARE", "COST"), [*lines, line("total", found.total_s, found.total)], empty="")
     if len(found.stages) > 1:
         _show_sums("STAGE", [(stages[stage.stage], stage) for stage in found.stages], found.currency)

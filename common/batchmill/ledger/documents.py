@@ -14,7 +14,7 @@ from batchmill.ledger.scripting import calls
 from batchmill.ledger.scripting.connection import redis_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from batchmill.ledger.scripting.connection import Store
 
@@ -118,11 +118,13 @@ class DocumentLedger:
 
     def defer(self, document_ids: Sequence[str], due_ms: int) -> None:
         """Have documents that are due be due again at this time, if they are still there."""
-        if document_ids:
+        self.defer_each(dict.fromkeys(document_ids, due_ms))
+
+    def defer_each(self, due_ms: Mapping[str, int]) -> None:
+        """Have documents that are due be due again, each at its time, if they are still there."""
+        if due_ms:
             with redis_errors():
-                self._store.redis.zadd(
-                    self._keys.due_documents(self._kind), dict.fromkeys(document_ids, due_ms), xx=True
-                )
+                self._store.redis.zadd(self._keys.due_documents(self._kind), dict(due_ms), xx=True)
 
     def change(self, document: Document, body: str, *, due_ms: int, epoch: int | None = None) -> bool:
         """Replace the body of a document; False if it was changed or forgotten since, or another one leads by now.

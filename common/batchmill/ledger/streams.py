@@ -91,6 +91,20 @@ class StreamLedger:
         with redis_errors():
             return [job_id.decode() for job_id in self._store.redis.zrange(self._keys.streams(), 0, -1)]
 
+    def drained_jobs(self, oldest_ms: int) -> list[str]:
+        """The ids of completed jobs whose settled rows were not reported; forget those that ended before."""
+        with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
+            pipe.zremrangebyscore(self._keys.drained_jobs(), "-inf", f"({oldest_ms}")
+            pipe.zrange(self._keys.drained_jobs(), 0, -1)
+            _, found = pipe.execute()
+        return [job_id.decode() for job_id in found]
+
+    def forget_drained(self, job_ids: Sequence[str]) -> None:
+        """Forget completed jobs whose settled rows were reported to the source."""
+        if job_ids:
+            with redis_errors():
+                self._store.redis.zrem(self._keys.drained_jobs(), *job_ids)
+
     def live_slices(self, job_id: str, stage: int) -> list[Slice]:
         """The slices of the shards of a stage that are not settled, lowest shard first."""
         keys = self._keys

@@ -67,6 +67,9 @@ class ResultStore(Protocol):
     def delete(self, shard_id: ShardId, token: int) -> None:
         """Delete the results of an attempt; without any, do nothing. Raises `StorageError`."""
 
+    def delete_all(self, attempts: Iterable[tuple[ShardId, int]]) -> None:
+        """Delete the results of attempts, in few requests. Raises `StorageError`."""
+
 
 @dataclass(frozen=True, slots=True)
 class PartFileDifference:
@@ -153,6 +156,14 @@ class PartFiles:
     def delete(self, shard_id: ShardId, token: int) -> None:
         """See `ResultStore`."""
         self.delete_file(self.name_of(shard_id, token))
+
+    def delete_all(self, attempts: Iterable[tuple[ShardId, int]]) -> None:
+        """See `ResultStore`."""
+        names = [self.name_of(*attempt) for attempt in attempts]
+        self._store.delete(*names)
+        if self._records is not None:
+            for name in names:
+                self._records.delete(name)
 
     def delete_file(self, name: str) -> None:
         """Delete a file that `compare` named, and its record. Raises `StorageError`."""
@@ -249,6 +260,10 @@ class OutputResults:
     def delete(self, shard_id: ShardId, token: int) -> None:
         """See `ResultStore`."""
         self._parts.delete(shard_id, token)
+
+    def delete_all(self, attempts: Iterable[tuple[ShardId, int]]) -> None:
+        """See `ResultStore`."""
+        self._parts.delete_all(attempts)
 
     def _published(self, shard_id: ShardId, token: int) -> int:
         """Return the token of the shard's part in the manifest; without one, the same token."""

@@ -256,14 +256,15 @@ class BlobStore:
         names = (info.path.rstrip("/").rpartition("/")[2] for info in infos if not info.is_file)
         return sorted(name for name in names if not _is_hidden(name))
 
-    def delete(self, name: str) -> None:
-        """Delete a blob; a missing one is fine."""
-        location = self.location(name)
-        with storage_errors("delete", location):
-            if location.objects is not None:
-                location.objects.delete(location.path)
-                return
-            with suppress(FileNotFoundError), location.anchored() as path:
+    def delete(self, *names: str) -> None:
+        """Delete blobs, in as few requests as the store takes; missing ones are fine."""
+        locations = [self.location(name) for name in names]
+        if locations and locations[0].objects is not None:
+            with storage_errors("delete", locations[0]):
+                locations[0].objects.delete(*(location.path for location in locations))
+            return
+        for location in locations:
+            with storage_errors("delete", location), suppress(FileNotFoundError), location.anchored() as path:
                 path.unlink()
 
     def delete_folder(self, prefix: str) -> None:

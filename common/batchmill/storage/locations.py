@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import stat
@@ -124,6 +125,11 @@ class Location:
 
 def _entries(folder: str, *, recursive: bool) -> list[fs.FileInfo]:
     found: list[fs.FileInfo] = _DISKS.get_file_info(fs.FileSelector(folder, recursive=recursive, allow_not_found=True))
+    try:
+        _ = [info.path for info in found]
+    except UnicodeDecodeError as error:
+        shown = bytes(error.object).rpartition(b"/")[2].decode(errors="backslashreplace")
+        raise OSError(errno.EILSEQ, f"a name in it is not UTF-8: {shown!r:.300}", folder) from error
     return found
 
 

@@ -160,14 +160,16 @@ class ObjectStores:
             store, key = self._open(path)
             return pa.PythonFile(_ObjectFile(path, store, obstore.head(store, key)), mode="r")
 
-    def delete(self, path: str) -> None:
-        """Delete an object; a missing one is fine."""
-        with _os_errors(path):
-            store, key = self._open(path)
-            try:
-                obstore.delete(store, key)
-            except FileNotFoundError:
+    def delete(self, *paths: str) -> None:
+        """Delete objects of one bucket; missing ones are fine."""
+        if len(paths) > 1:
+            with _os_errors(paths[0]), suppress(FileNotFoundError):
+                store = self._open(paths[0])[0]
+                obstore.delete(store, [self._open(path)[1] for path in paths])
                 return
+        for path in paths:  # of several, some may be left when the store has reported that one is missing
+            with _os_errors(path), suppress(FileNotFoundError):
+                obstore.delete(*self._open(path))
 
     def delete_folder(self, path: str) -> None:
         """Delete all objects below a folder; a missing one is fine."""

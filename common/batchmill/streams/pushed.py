@@ -80,9 +80,13 @@ class PushReader(StreamReader):
         return with_lost(found, rows - found.table.num_rows, self._spec.title)
 
     def lag(self, partition: str, after: Head) -> int:  # noqa: ARG002  # there is one
-        """See `StreamReader`."""
+        """See `StreamReader`. A stream that was deleted and made anew counts from 0 again, behind all offsets."""
         with _errors(self._spec):
-            return max(self._ledger.pushed_state(*self._name).rows - after.position, 0)
+            following = self._ledger.pushed_entries(*self._name, after.offset, limit=1)
+            if not following:
+                return 0
+            sent = self._ledger.pushed_state(*self._name).rows
+        return max(sent - (following[0].end - following[0].rows), 0)
 
     def wait(self, offsets: Mapping[str, str], timeout_s: float) -> bool:
         """See `StreamReader`."""
@@ -121,9 +125,7 @@ def delete_pushed(ledger: StreamLedger, blobs: BlobStore, tenant: str, name: str
     Blobs go first: an entry whose blob is gone is deleted at the next time.
     """
     entries = ledger.pushed_entries(tenant, name, BEGINNING, last)
-    for one in entries:
-        if one.blob is not None:
-            blobs.delete(one.blob)
+    blobs.delete(*(one.blob for one in entries if one.blob is not None))
     return ledger.trim_pushed(tenant, name, entries) if entries else 0
 
 

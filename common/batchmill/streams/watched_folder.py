@@ -7,7 +7,8 @@
 3. A job that begins with new files, or continues another job, has a list of the names that it does not read. The file
    that the other job was reading is its file 1, from where that one stopped.
 4. A file is described before it is read, as any source is, in a process that may die. The description is kept until its
-   rows are settled. A file that cannot be described is one bad row.
+   rows are settled. A file that cannot be described is one bad row, as is the rest of one that changes while it is
+   planned; rows that are planned and gone are bad rows. So no file ends the job.
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ MAX_FILES = 100_000
 """In the folder: delete those that are read, or watch a folder for each day."""
 
 BEGINNING = "0:"
+AT_FAULT = "!"
+"""In place of a cursor: the file, or the rest of it, cannot be read."""
+
 ANY_TIME = 0
 """In place of the time of a file, in nanoseconds since the epoch: it is not read, whenever it was changed."""
 
@@ -142,15 +146,30 @@ class WatchedFolder(EndlessSource):
         """See `Source`."""
         parts: list[RowsRead] = []
         for piece in slices:
-            number, _ = _parse(OffsetRange.of(piece).last)
-            fault = self._fault(number)
-            if fault is None:
-                parts.append(self.file(number).read_with_faults((replace(piece, offsets=""),)))
-            else:
-                nothing = pa.table({"file": pa.nulls(1, pa.string())})
-                parts.append(RowsRead(nothing, (BadRow(0, fault[0], 0, "", fault[1], BAD_FILE),)))
+            number, at = _parse(OffsetRange.of(piece).last)
+            fault = self._fault(number) if at == AT_FAULT else None
+            parts.append(self._read(number, piece) if fault is None else _unreadable(1, *fault))
         schema = joined([part.table for part in parts]).schema
         return join_rows([RowsRead(conform(part.table, schema), part.bad) for part in parts], schema)
+
+    def _read(self, number: int, piece: Slice) -> RowsRead:
+        """Read rows of a file; those of one that has changed, or is gone, are bad rows, unless its folder is gone."""
+        try:
+            return self.file(number).read_with_faults((replace(piece, offsets=""),))
+        except InvalidSource as error:
+            self._require_folder()
+            return _unreadable(piece.rows, self._spec.title, error.message)
+
+    def give_up(self, number: int, error: InvalidSource) -> None:
+        """Note why a file, or the rest of it, cannot be read. Raises `StreamUnavailable` if its folder is gone."""
+        self._require_folder()
+        fault = [str(error.details.get("file") or self._spec.title), error.message]
+        self._workspace.blobs.put(f"{_folder(self._name(number))}/fault.json", json.dumps(fault).encode())
+
+    def _require_folder(self) -> None:
+        location = self._workspace.locations.resolve(self._spec.path)
+        if location.is_local and location.look_up().type != fs.FileType.Directory:
+            raise StreamUnavailable(f"{self._spec.title} is not there.", hint="Restore or mount it.")
 
     def wait(self, cursor: str, timeout_s: float) -> bool:  # noqa: ARG002  # a folder is looked at, whatever was read
         """See `EndlessSource`: no file system says when there is a new file."""
@@ -200,7 +219,10 @@ class WatchedFolder(EndlessSource):
         following = max([number, *taken.values()]) + 1
         name = self._name(following)
         try:
-            self._workspace.describe_source(name, self._inspector.describe(self._spec.files(location.uri)))
+            described = self._inspector.describe(self._spec.files(location.uri))
+            if [one.name for one in described.files] != [location.uri]:  # a name is a pattern once its file is gone
+                raise InvalidSource(f"{location.uri!r} is no file any more.")
+            self._workspace.describe_source(name, described)
         except InvalidSource as error:
             self._workspace.blobs.put(f"{_folder(name)}/fault.json", json.dumps([location.uri, error.message]).encode())
         except StorageError as error:
@@ -282,12 +304,17 @@ class _FolderSplitter(Splitter):
                 self._number, self._cursor, self._is_at_end = following, "", False
             if self._source.is_faulty(self._number):
                 self._is_at_end = True
-                if not self._cursor:
-                    return self._moved((Slice(0, 0, 0, 1),), 1, 0, "!")
+                if self._cursor != AT_FAULT:
+                    return self._moved((Slice(0, 0, 0, 1),), 1, 0, AT_FAULT)
                 continue
-            if self._open is None:
-                self._open = self._source.file(self._number).splitter(self._cursor)
-            found = self._open.next_split(max_rows, max_bytes)
+            try:
+                if self._open is None:
+                    self._open = self._source.file(self._number).splitter(self._cursor)
+                found = self._open.next_split(max_rows, max_bytes)
+            except InvalidSource as error:
+                self.close()
+                self._source.give_up(self._number, error)
+                continue
             if isinstance(found, InputSplit):
                 return self._moved(found.slices, found.rows, found.bytes, found.cursor)
             if isinstance(found, NotYet):
@@ -308,6 +335,11 @@ class _FolderSplitter(Splitter):
         self._cursor, self._offsets = cursor, self._offsets.at(self._partition, after)
         offsets = json.dumps([self._partition, before.after, after.after], separators=(",", ":"))
         return InputSplit(tuple(replace(one, offsets=offsets) for one in slices), rows, nbytes, self._offsets.write())
+
+
+def _unreadable(rows: int, file: str, reason: str) -> RowsRead:
+    nothing = pa.table({"file": pa.nulls(rows, pa.string())})
+    return RowsRead(nothing, tuple(BadRow(place, file, 0, "", reason, BAD_FILE) for place in range(rows)))
 
 
 def _known_name(job_id: str) -> str:

@@ -13,13 +13,17 @@ from batchmill.jobs.files import FileSource, ResultsSource, UploadSource, upload
 from batchmill.jobs.ids import new_id
 from batchmill.jobs.job import MAX_INLINE_BYTES, JobForm, JobRequest, JobSpec, StageSpec
 from batchmill.jobs.shard import FIRST_ROWS, Shard, ShardId
+from batchmill.jobs.sink import RESERVED_OPERATORS
 from batchmill.jobs.stage_cost import first_rows
 from batchmill.jobs.stages import FIRST_STAGE
+from batchmill.jobs.stateful.window_params import check_window
+from batchmill.jobs.stateful.windows import WINDOW_OPERATOR
 from batchmill.jobs.status import CheckedJob
 from batchmill.ledger.submission import Acceptance, FirstPlace, OneShardPlan, Submission
 from batchmill.operators.model_key import model_key
 from batchmill.sources import InlineSource, SourceDescription
 from batchmill.sources.base import InputSplit
+from batchmill.storage.named_webhooks import NamedWebhooks
 from batchmill.workspace import stream_from_table, table_from_stream
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.column_checks import (
@@ -54,7 +58,6 @@ if TYPE_CHECKING:
     from batchmill.settings import CoordinatorSettings
     from batchmill.sinks import Manifest
     from batchmill.sources.base import Source
-    from batchmill.storage.named_webhooks import NamedWebhooks
     from batchmill.workspace import Workspace
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.inspection.inspector import Inspector
@@ -124,13 +127,16 @@ class Admission:
             self._fleet.forget()  # a worker may have announced it a moment ago
             operator = self._fleet.operator(stage.operator)
         if operator is None:
-            known = [info.name for info in self._fleet.operators()]
+            names = (info.name for info in self._fleet.operators())
+            known = [name for name in names if not name.startswith(RESERVED_OPERATORS)]
             hint = did_you_mean(stage.operator, known)
             raise UnknownOperator(
                 f"no worker has an operator {stage.operator!r}.",
                 hint=hint or "No worker has announced any operator yet: start one with `batchmill worker`.",
                 operator=stage.operator,
             )
+        if stage.operator == WINDOW_OPERATOR:
+            check_window(stage.params)
         check_params(operator, stage.params, flag=flag)
         self._workspace.locations.hub_models.check_params(operator.params_schema, stage.params)
         check_cache(operator, cache=stage.cache)
@@ -184,7 +190,8 @@ class Admission:
             found = self._checked_input(request, operators, job_id, undo, tenant)
             order = Order(found.spec, operators, found.inline, found.description)
             self.sinks.claim(job_id, found.spec, operators, tenant, undo)
-            accepted = self._accept(job_id, request, found, order, digest, undo, tenant)
+            webhooks = NamedWebhooks() if is_internal else self._webhooks  # nobody waits for jobs of the service
+            accepted = self._accept(job_id, request, found, order, digest, undo, tenant, webhooks)
             if not accepted.is_new:
                 self._known(request, digest, tenant)
         return accepted
@@ -292,7 +299,15 @@ class Admission:
         return _Input(spec, source, description.nbytes, description=description)
 
     def _accept(
-        self, job_id: str, request: JobRequest, found: _Input, order: Order, digest: str, undo: ExitStack, tenant: str
+        self,
+        job_id: str,
+        request: JobRequest,
+        found: _Input,
+        order: Order,
+        digest: str,
+        undo: ExitStack,
+        tenant: str,
+        webhooks: NamedWebhooks,
     ) -> Acceptance:
         if found.description is not None:
             self._workspace.describe_source(job_id, found.description)
@@ -313,7 +328,7 @@ class Admission:
             plan=self._plan(job_id, found, order) if found.inline and earlier is None else None,
             place=self._first_place(found.spec.first, order.operators[0], tenant),
         )
-        return accept(self._ledger, submission, undo, self._settings, self._webhooks)
+        return accept(self._ledger, submission, undo, self._settings, webhooks)
 
     def _first_place(self, stage: StageSpec, operator: OperatorInfo, tenant: str) -> FirstPlace | None:
         """Return the queue of the workers that have the model of a stage; None if there are none.

@@ -88,9 +88,8 @@ class Pushes:
         """
         while delete_pushed(self._ledger, self._blobs, tenant, name, BEHIND_ALL):
             pass
-        for left in self._ledger.forget_pushed(tenant, name):
-            if left.blob is not None:
-                self._blobs.delete(left.blob)
+        left = self._ledger.forget_pushed(tenant, name)
+        self._blobs.delete(*(one.blob for one in left if one.blob is not None))
         unused = f"{stream_folder(tenant, name)}/{id_before(PUSH_ID, MAX_PUSH_S)}"
         for blob in self._blobs.list(stream_folder(tenant, name)):
             if blob < unused:

@@ -43,9 +43,9 @@ class DeadRowStore:
         """Store the failed rows of a shard in the place of what is there. Raises `StorageError`."""
         self._blobs.put_table(dead_letters_name(shard.ref(job_id)), dead.table())
 
-    def delete(self, job_id: str, shard: Settled) -> None:
-        """Delete what is stored for a shard; nothing there is fine."""
-        self._blobs.delete(dead_letters_name(shard.ref(job_id)))
+    def delete(self, job_id: str, *shards: Settled) -> None:
+        """Delete what is stored for shards; nothing there is fine."""
+        self._blobs.delete(*(dead_letters_name(shard.ref(job_id)) for shard in shards))
 
     def purge(self, record: JobRecord, chosen: DeadRowFilter) -> int:
         """Delete the chosen dead letters and their rows; returns how many. The job still counts the rows as failed.

@@ -24,7 +24,7 @@ from batchmill.ledger.formats.settlement import Settled, SplitUp
 from batchmill.stage_results import settled_shards
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from batchmill.ledger import JobRecord, Ledger
     from batchmill.ledger.formats.record import StageRecord
@@ -73,28 +73,23 @@ class StreamRetention:
 
     def _delete(self, record: JobRecord, stage: StageRecord, kept: KeptShards) -> list[ShardId]:
         """Delete the blobs of the shards that nobody reads any more; return the names of their entries."""
-        names: list[ShardId] = []
-        store = self._workspace.open_results(record.id, record.spec, stage.number)
         numbers = range(kept.compacted, kept.first)
-        for shard_id, settled in chain.from_iterable(
-            self._entries(record, stage, ShardId((number,))) for number in numbers
-        ):
-            names.append(shard_id)
-            if isinstance(settled, Settled) and settled.results:
-                store.delete(settled.shard_id, settled.token)
-            if isinstance(settled, Settled) and settled.rows_dead:
-                self._dead_rows.delete(record.id, settled)
-        return names
+        entries = list(self._entries(record, stage, [ShardId((number,)) for number in numbers]))
+        settled = [one for _, one in entries if isinstance(one, Settled)]
+        store = self._workspace.open_results(record.id, record.spec, stage.number)
+        store.delete_all((one.shard_id, one.token) for one in settled if one.results)
+        self._dead_rows.delete(record.id, *(one for one in settled if one.rows_dead))
+        return [shard_id for shard_id, _ in entries]
 
-    def _entries(self, record: JobRecord, stage: StageRecord, shard_id: ShardId) -> Iterator[tuple[ShardId, object]]:
-        """Yield the entries of a planned shard, and of what it was split into."""
-        (found,) = self._ledger.results.settled(record.id, stage.number, [shard_id])
-        if found is None:
-            return
-        yield shard_id, found
-        if isinstance(found, SplitUp):
-            for child in found.children():
-                yield from self._entries(record, stage, child)
+    def _entries(
+        self, record: JobRecord, stage: StageRecord, shard_ids: Sequence[ShardId]
+    ) -> Iterator[tuple[ShardId, Settled | SplitUp]]:
+        """Yield the entries of planned shards, and of what they were split into."""
+        while shard_ids:
+            found = self._ledger.results.settled(record.id, stage.number, shard_ids)
+            there = [(shard_id, one) for shard_id, one in zip(shard_ids, found, strict=True) if one is not None]
+            yield from there
+            shard_ids = [child for _, one in there if isinstance(one, SplitUp) for child in one.children()]
 
     def _settled(self, record: JobRecord, stage: StageRecord, kept: KeptShards) -> KeptShards:
         """Look how far the stage is settled by now, without a gap."""
@@ -134,8 +129,7 @@ class StreamRetention:
             states = blobs.list(f"{state_folder(record.id)}/{stage.number}") if stage.spec.keeps_state else []
             # a shard that runs begins with the state of the one before
             old += [one for one in states if is_of_shard_before(one, gone - 1)]
-            for name in old:
-                blobs.delete(name)
+            blobs.delete(*old)
 
 
 def _read_by_others(record: JobRecord, stage: StageRecord) -> int:

@@ -4,8 +4,8 @@
    where status, metrics and the wanted number of workers have it; so is that a source is away.
 2. Shards read a partition in its order, so everything before the first live shard is settled. This is reported to the
    sources, to delete what no job needs: of several jobs that read one stream, the one that is least far counts, and a
-   job that wants nothing deleted keeps it for all. What was settled since the last step when a drained job ended is
-   reported once more in the step after.
+   job that wants nothing deleted keeps it for all. The ledger notes which drained jobs have ended since the last step:
+   they are reported once more, if need be by the next leader.
 3. Nothing is deleted before it is settled, and nothing depends on its being deleted.
 4. Results of streams are deleted when they are old, or too many (`StreamRetention`); so are rows that were sent to a
    stream and that no job has taken for long.
@@ -36,6 +36,9 @@ if TYPE_CHECKING:
     from batchmill.storage.blobs import BlobStore
     from batchmill_coordinator.results.stream_retention import StreamRetention
 
+
+DRAINED_TTL_MS = 3_600_000
+"""For how long settled rows of a job that has ended are reported to its source, while that does not answer."""
 
 ANSWER_S = 0.5
 """How long a step waits for the sources of streams."""
@@ -80,7 +83,6 @@ class StreamKeeper:
         self._guard = JobGuard(ledger, "its stream could not be measured")
         self._retention_guard = JobGuard(ledger, "old results of it could not be deleted")
         self._calls: SourceCalls[_Call, _Answer | None] = SourceCalls()
-        self._before: set[str] = set()  # the jobs that were live in the step before
         self._turn = 0  # of the jobs, by which they come first
 
     def step(self, epoch: int) -> None:
@@ -91,9 +93,8 @@ class StreamKeeper:
         for guard in (self._guard, self._retention_guard):
             guard.forget_all_but(live)
         self._retention.forget_all_but(live)
-        ended = self._ledger.jobs.read_many(sorted(self._before - live))
-        self._before = live
-        self._ask([*records, *(one for one in ended if one.state is JobState.COMPLETED)])
+        drained = self._ledger.jobs.read_many(self._ledger.streams.drained_jobs(now_ms - DRAINED_TTL_MS))
+        self._ask([*records, *(one for one in drained if one.spec.stream is not None and one.spec.stream.trims)])
         for record in records:
             if not self._retention_guard.is_set_aside(record.id):
                 with self._retention_guard.over(record.id):
@@ -107,7 +108,7 @@ class StreamKeeper:
     def _ask(self, records: Sequence[JobRecord]) -> None:
         """Begin to measure and to settle the streams of all jobs; one that cannot be begun comes first another time.
 
-        Jobs that have completed since the step before are only settled.
+        Jobs that have completed are only settled.
         """
         groups: dict[tuple[str, ...], list[JobRecord]] = defaultdict(list)
         for record in records:
@@ -141,6 +142,7 @@ class StreamKeeper:
         if not all(record.spec.stream and record.spec.stream.trims for record in group):
             return
         self._source(group[0]).settle([self._settled(record) for record in group])
+        self._ledger.streams.forget_drained([one.id for one in group if one.state is JobState.COMPLETED])
 
     def _settled(self, record: JobRecord) -> dict[str, str]:
         if record.state is JobState.COMPLETED:

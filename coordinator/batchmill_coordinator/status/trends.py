@@ -19,6 +19,7 @@ import statistics
 from typing import TYPE_CHECKING
 
 from batchmill.insights.trends import Trend, TrendPoint, TrendShift
+from batchmill.jobs.sink import RESERVED_OPERATORS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -88,12 +89,18 @@ def trend_of(name: TrendName, stored: Sequence[StoredPoint], *, with_points: boo
 
 
 def read_trends(ledger: Ledger, operator: str | None = None) -> list[Trend]:
-    """Read the histories of all operators, those that became slower first; of one operator with its jobs."""
+    """Read the histories of all operators, those that became slower first; of one operator with its jobs.
+
+    Operators that only the service itself uses are left out, unless it is that one.
+    """
+
+    def is_shown(name: TrendName) -> bool:
+        return not name.operator.startswith(RESERVED_OPERATORS) if operator is None else name.operator == operator
+
     return sorted_trends(
         trend
         for name, stored in ledger.trends.read()
-        if operator in (None, name.operator)
-        and (trend := trend_of(name, stored, with_points=operator is not None)) is not None
+        if is_shown(name) and (trend := trend_of(name, stored, with_points=operator is not None)) is not None
     )
 
 

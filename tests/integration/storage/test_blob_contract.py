@@ -95,6 +95,14 @@ def test_deleting_removes_one_blob_and_a_missing_one_is_fine(blobs: BlobStore) -
     assert blobs.list() == ["a/2"]
 
 
+def test_several_blobs_are_deleted_at_once_and_missing_ones_are_fine(blobs: BlobStore) -> None:
+    for name in ("a/1", "a/2", "b/1"):
+        blobs.put(name, b"x")
+    blobs.delete()
+    blobs.delete("a/0", "a/1", "b/0", "b/1")
+    assert blobs.list() == ["a/2"]
+
+
 def test_deleting_a_folder_removes_all_below_it_and_nothing_beside(blobs: BlobStore) -> None:
     for name in ("a/1", "a/b/2", "ab/3"):
         blobs.put(name, b"")

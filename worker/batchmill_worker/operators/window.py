@@ -10,31 +10,29 @@ from pydantic import Field
 
 from batchmill.caches import Lru
 from batchmill.durations import Span
-from batchmill.errors import InvalidParams, InvalidRows, did_you_mean
+from batchmill.errors import InvalidRows, closest
+from batchmill.jobs.stateful.window_params import MAX_SPAN_S, WINDOW_KINDS, check_window, parse_aggregate
 from batchmill.jobs.stateful.windows import WINDOW_OPERATOR
 from batchmill.operators.contract import OperatorKind
 from batchmill.operators.registration import operator
 from batchmill_worker.engine.state_executor import StatefulResults, StatefulRows
-from batchmill_worker.windows.aggregates import KINDS, Aggregate, Count, Top
-from batchmill_worker.windows.columns import MADE, rows_in, table_of, times_of, used_schema
+from batchmill_worker.windows.aggregates import KINDS, Aggregate, Top
+from batchmill_worker.windows.columns import rows_in, table_of, times_of, used_schema
 from batchmill_worker.windows.encoding import decode_state, encode_state
 from batchmill_worker.windows.rules import WindowKind, WindowRule
 from batchmill_worker.windows.state import WindowState
 from batchmill_worker.windows.stepping import Arrival, Limits, Refusal, Windows
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from batchmill_worker.windows.stepping import Firing
 
 MAX_STATES = 16
 """States that a process keeps in memory, one of a stage, so that the next shard need not read them."""
 
-MAX_TOP = 1000
-_FORM = "expected count, or KIND:COLUMN with one of the kinds sum, mean, min, max, collect, count, or top:COLUMN:N"
-
-Length = Annotated[float, Span(gt=0, le=366 * 86_400)]
-Wait = Annotated[float, Span(ge=0, le=366 * 86_400)]
+Length = Annotated[float, Span(gt=0, le=MAX_SPAN_S)]
+Wait = Annotated[float, Span(ge=0, le=MAX_SPAN_S)]
 
 
 @operator(
@@ -69,17 +67,14 @@ class Window:
         max_windows: Annotated[int, Field(ge=1, le=10_000_000, description="Open windows, at most.")] = 1_000_000,
         max_rows: Annotated[int, Field(ge=1, le=10_000_000, description="Rows that a window collects.")] = 100_000,
     ) -> None:
-        kinds = {"tumbling": tumbling, "sliding": sliding, "session": session, "count": count}
-        given = [name for name, value in kinds.items() if value is not None]
-        if len(given) != 1:
-            raise _invalid(f"expected one of tumbling, sliding, session and count, got {', '.join(given) or 'none'}.")
-        self._kind = WindowKind(given[0])
-        if time is None and self._kind is not WindowKind.COUNT:
-            raise _invalid("expected time, the column with the time of a row.", "time")
+        kinds = dict(zip(WINDOW_KINDS, (tumbling, sliding, session, count), strict=True))
+        spans = {"wait": wait, "late": late, "idle": idle}
+        check_window({**kinds, **spans, "time": time, "by": by, "aggregate": aggregate})
+        self._kind = WindowKind(next(name for name, value in kinds.items() if value is not None))
         self._time, self._partition = time, partition
         self._by = [by] if isinstance(by, str) else list(by)
         self._rule = self._rule_of(kinds, _ms(wait), _ms(late), None if idle is None else _ms(idle), strict=strict)
-        self._aggregates = {name: _aggregate(name, text, self._by) for name, text in aggregate.items()}
+        self._aggregates = {name: _aggregate(name, text) for name, text in aggregate.items()}
         columns = [*self._by, *(one.column for one in self._aggregates.values() if one.column)]
         self._columns = list(dict.fromkeys([*columns, *([partition] if partition else [])]))
         self._limits = Limits(windows=max_windows, rows_per_window=max_rows)
@@ -95,8 +90,9 @@ class Window:
         owed = 0  # of what fires at rows that fail: it is made of the next row
         errors: dict[int, tuple[str, str]] = {}
         times = times_of(shard.rows, self._time) if self._time else [step.now_ms] * shard.rows.num_rows
+        no_time = self._without_time(shard.rows.column_names)
         for place, (row, at) in enumerate(zip(rows_in(shard.rows, self._columns, schema), times, strict=True)):
-            arrival = self._arrival(row, at, unfit)
+            arrival = self._arrival(row, at, unfit, no_time)
             if isinstance(arrival, str):
                 errors[place] = (Refusal.BAD_VALUE, arrival)
                 counts.append(0)
@@ -129,10 +125,23 @@ class Window:
             return known[1:]
         return decode_state(shard.load(), self._rule)
 
-    def _arrival(self, row: Mapping[str, Any] | str, at: int | None, unfit: Mapping[str, str]) -> Arrival | str:
-        """Return a row as windows take it, or what is wrong with it. unfit: what is wrong with columns."""
-        if at is None:
+    def _without_time(self, names: Sequence[str]) -> str:
+        """Say what is wrong with rows of these columns that have no time."""
+        if self._time is None or self._time in names:
             return f"column {self._time!r}: expected a time in the years 2 to 9998"
+        near = closest(self._time, names)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        return f"the rows have no column {self._time!r}, which is to have their time.{hint}"
+
+    def _arrival(
+        self, row: Mapping[str, Any] | str, at: int | None, unfit: Mapping[str, str], no_time: str
+    ) -> Arrival | str:
+        """Return a row as windows take it, or what is wrong with it.
+
+        unfit: what is wrong with columns. no_time: what is wrong with a row without a time.
+        """
+        if at is None:
+            return no_time
         if isinstance(row, str):
             return row
         for name, why in unfit.items():
@@ -153,10 +162,7 @@ class Window:
         size, every = (_ms(value[0]), _ms(value[1])) if self._kind is WindowKind.SLIDING else (value, 0)
         if self._kind in (WindowKind.TUMBLING, WindowKind.SESSION):
             size = _ms(value)
-        try:
-            return WindowRule(self._kind, size, every, wait_ms=wait, late_ms=late, idle_ms=idle, strict=strict)
-        except ValueError as error:
-            raise _invalid(f"{error}.", self._kind.value) from error
+        return WindowRule(self._kind, size, every, wait_ms=wait, late_ms=late, idle_ms=idle, strict=strict)
 
 
 def _stage_of(name: str) -> str:
@@ -168,21 +174,6 @@ def _ms(seconds: float) -> int:
     return round(seconds * 1000)
 
 
-def _aggregate(name: str, text: str, by: list[str]) -> Aggregate:
-    if name in by or name in MADE:
-        raise _invalid(f"the aggregate {name!r} has the name of another column of the results.", "aggregate")
-    kind, _, rest = text.partition(":")
-    if kind not in KINDS:
-        raise _invalid(f"aggregate {name!r}: {_FORM}, got {text!r}.", "aggregate", did_you_mean(kind, KINDS))
-    if kind == "top":
-        column, _, most = rest.rpartition(":")
-        if not column or not most.isdigit() or not 1 <= int(most) <= MAX_TOP:
-            raise _invalid(f"aggregate {name!r}: expected top:COLUMN:N, N up to {MAX_TOP}, got {text!r}.", "aggregate")
-        return Top(column, int(most))
-    if not rest and KINDS[kind] is not Count:
-        raise _invalid(f"aggregate {name!r}: {_FORM}, got {text!r}.", "aggregate")
-    return KINDS[kind](rest)
-
-
-def _invalid(message: str, parameter: str = "", hint: str = "") -> InvalidParams:
-    return InvalidParams(f"operator 'window': {message}", hint=hint, operator=WINDOW_OPERATOR, parameter=parameter)
+def _aggregate(name: str, text: str) -> Aggregate:
+    form = parse_aggregate(name, text)
+    return Top(form.column, form.most) if form.kind == "top" else KINDS[form.kind](form.column)

@@ -44,7 +44,7 @@ def _matches(column: pa.ChunkedArray, term: Term) -> npt.NDArray[np.bool_]:
             values = pa.array([_value(value, column.type, term).as_py() for value in term.value], column.type)
             return _as_array(pc.is_in(column, value_set=values))
         return _as_array(_COMPARISONS[term.comparison](column, _value(term.value, column.type, term)))
-    except pa.ArrowException as error:
+    except (pa.ArrowException, OverflowError) as error:
         raise cannot_search(f"{term.column!r} is {column.type}: {error}") from error
 
 

@@ -18,9 +18,6 @@ if TYPE_CHECKING:
     from batchmill_worker.windows.aggregates import Aggregate
     from batchmill_worker.windows.stepping import Firing
 
-MADE = ("window_id", "window_start", "window_end", "revision", "merged_into")
-"""The columns of what fires, besides those of `by` and of the aggregates."""
-
 _TIME = pa.timestamp("ms", "UTC")
 _YEAR_MS = 366 * 86_400_000  # no window is longer
 FIRST_MS, END_MS = MIN_TIME_MS + _YEAR_MS, MAX_TIME_MS - _YEAR_MS

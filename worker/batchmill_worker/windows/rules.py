@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import StrEnum
 
-MAX_WINDOWS_PER_ROW = 1000
-"""Sliding windows that one row may be in."""
+from batchmill.jobs.stateful.window_params import MAX_WINDOWS_PER_ROW
 
 
 class WindowKind(StrEnum):

@@ -23,7 +23,7 @@ def show_plan(plan: Plan) -> None:
         ("job", plan.title),
         ("rows", f"{about}{plan.rows:,}, of which {plan.sampled_rows:,} were run"),
         ("device time", plan.work and _time(plan.work)),
-        ("cost", plan.cost and f"{_money(plan.cost)} {plan.currency}"),
+        ("cost", _cost(plan)),
         *((count(one.workers, "worker"), _time(one.seconds)) for one in plan.times),
         *_stages(plan),
         ("failed", _errors(plan)),
@@ -64,6 +64,11 @@ def _batches(stage: PlannedStage) -> list[str]:
 
 def _time(estimate: Estimate) -> str:
     return f"{duration(estimate.value)} ({duration(estimate.low)} to {duration(estimate.high)})"
+
+
+def _cost(plan: Plan) -> str:
+    """Show what a job will cost; nothing where workers have no prices."""
+    return f"{_money(plan.cost)} {plan.currency}" if plan.cost is not None and plan.cost.high > 0 else ""
 
 
 def _money(estimate: Estimate) -> str:

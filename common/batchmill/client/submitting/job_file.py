@@ -139,7 +139,7 @@ def _stage(path: Path, number: int, table: Any) -> Stage:
     try:
         return Stage(table["operator"], **{name: value for name, value in table.items() if name != "operator"})
     except InvalidRequest as error:
-        raise InvalidRequest(f"{path}: {error.message}", hint=error.hint, **error.details) from error
+        raise type(error)(f"{path}: {error.message}", hint=error.hint, **error.details) from error
 
 
 def _policy(path: Path, name: str, policy: type[RetryPolicy] | type[BatchPolicy], fields: Any) -> Any:

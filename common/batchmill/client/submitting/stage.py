@@ -9,6 +9,8 @@ from pydantic import ValidationError
 
 from batchmill.errors import InvalidRequest
 from batchmill.jobs.job import StageForm
+from batchmill.jobs.stateful.window_params import check_window
+from batchmill.jobs.stateful.windows import WINDOW_OPERATOR
 from batchmill.wording import fault_of
 
 if TYPE_CHECKING:
@@ -82,6 +84,8 @@ class Stage:
             first = error.errors()[0]
             where = ".".join(map(str, first["loc"]))
             raise InvalidRequest(f"stage {operator!r}: {fault_of(first)}", field=where) from error
+        if operator == WINDOW_OPERATOR:
+            check_window(self.form.params)
 
     def __repr__(self) -> str:
         return f"Stage({self.form.name or self.form.operator!r})"

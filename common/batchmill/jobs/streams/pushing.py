@@ -15,7 +15,7 @@ class PushRequest(Frozen):
     rows: list[dict[str, Any]] | None = None
     rows_arrow: str | None = None  # an Arrow IPC stream in base64: like `rows`, with exact types
     producer: Name | None = None  # who sends them: with `sequence`, sending them again changes nothing
-    sequence: Annotated[int, Field(ge=1, lt=2**53)] | None = None  # greater than that of all rows before
+    sequence: Annotated[int, Field(ge=1, lt=2**53, strict=True)] | None = None  # greater than that of all rows before
 
     @model_validator(mode="after")
     def _is_complete(self) -> Self:

@@ -53,6 +53,10 @@ class Keys:
         """Sorted set: the ids of jobs that read streams and have not ended, scored by when they were submitted (ms)."""
         return f"{self.prefix}jobs:streams"
 
+    def drained_jobs(self) -> str:
+        """Sorted set: completed jobs over a stream whose settled rows were not reported to it, by end time (ms)."""
+        return f"{self.prefix}jobs:drained"
+
     def index(self) -> str:
         """What the keys of the indexes begin with; see `_indexes.lua` for the rest of them."""
         return f"{self.prefix}index:"

@@ -1002,6 +1002,7 @@ def finish(
             keys.between_stages(),
             keys.announcements(),
             keys.streams(),
+            keys.drained_jobs(),
             *(
                 part
                 for item in stages

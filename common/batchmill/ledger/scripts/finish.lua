@@ -10,6 +10,7 @@
 -- @key between_stages
 -- @key announcements
 -- @key streams
+-- @key drained_jobs
 -- @arg now: clock
 -- @arg epoch: int
 -- @arg job_id: text
@@ -34,6 +35,8 @@
 --             leader trusted, so that a clock that was behind makes no job old; 0: to be deleted now
 -- announcements  sorted set: "STATE job id" of jobs with webhooks that ended, "dead_rows:N job id" of those with N failed
 --             rows, scored by when (ms)
+-- drained_jobs  sorted set: completed jobs over streams whose settled rows were not reported to the source, scored by
+--               when they ended (ms)
 if not leads(keys.leader, args.epoch) then return answer.deposed end
 local state = redis.call('HGET', keys.job, 'state')
 if not state or not is_final(args.state) or not may_move_job(state, args.state) then return answer.busy end
@@ -42,7 +45,9 @@ for _, one in ipairs(stages) do
   if args.state == 'completed' and not is_settled(one.keys.stage) then return answer.busy end
 end
 end_job(keys, state, args.state, args.job_id, now)
-redis.call('ZREM', keys.streams, args.job_id)
+if redis.call('ZREM', keys.streams, args.job_id) == 1 and args.state == 'completed' then
+  redis.call('ZADD', keys.drained_jobs, now, args.job_id)
+end
 for _, one in ipairs(stages) do end_stage(one.keys) end
 if args.state == 'completed' and #stages > 1 then redis.call('ZADD', keys.between_stages, now, args.job_id) end
 for _, item in ipairs(live) do

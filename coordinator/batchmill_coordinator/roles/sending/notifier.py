@@ -3,6 +3,8 @@
 1. An announcement was written in the step in which the job ended. It becomes one message for each receiver, and goes.
 2. A message that is due is sent in a thread of its own; a receiver that is slow has few of them, so it delays no other
    receiver, and no other role. While it is sent it is due again after `SENDING_MS`, if this coordinator should die.
+   Tenants that have messages share the threads. One that has its share is looked at again later, message by message, so
+   that in each step the messages of others are among those that are due.
 3. A message that was taken, or given up, is kept for a while, to be seen and sent again, and then forgotten.
 
 Each message is sent at least once; the receiver knows a repetition by its id.
@@ -39,12 +41,14 @@ Receiver = tuple[str, str | None]
 """An entry of the settings, and the address that a job gives."""
 
 MAX_ANNOUNCEMENTS = 100  # in a step
-MAX_DUE = 200  # in a step
+MAX_DUE = 200  # at once
+MAX_LOOKS = 20  # in a step, as long as more are due
 THREADS = 16
 MAX_PER_RECEIVER = 4
 MAX_OF_TENANT = 8  # at once: jobs may name any number of receivers, all of them slow
 SENDING_MS = 30_000  # more than a try takes
-BUSY_MS = 2_000  # until a message is looked at again whose receiver has as many as it may
+BUSY_MS = 2_000  # until a message is looked at again whose receiver or tenant has as many as it may
+BUSY_STEP_MS = 10  # between two such messages of a tenant
 KEPT_MS = 60_000  # the same for one that is to be forgotten, while clocks are not trusted
 
 
@@ -71,18 +75,27 @@ class Notifier:
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="webhook")
         self._lock = Lock()
         self._sending: dict[str, tuple[str, Receiver]] = {}  # by message: its tenant and receiver
+        self._busy_until: dict[str, int] = {}  # by tenant: when the last of its messages that wait is due, ms
         self._waiting = 0  # announcements, the oldest, that wait for room and are left out of the next step
 
     def step(self, epoch: int) -> None:
         """Make the messages that are announced, and begin to send those that are due."""
         self._make_messages()
         now_ms = self._ledger.now_ms()
-        due = self._ledger.deliveries.due(now_ms, MAX_DUE)
-        begun, busy = self._choose(due)
-        self._ledger.deliveries.defer([document.id for document in begun], now_ms + SENDING_MS)
-        self._ledger.deliveries.defer([document.id for document in busy], now_ms + BUSY_MS)
-        for document in begun:
-            self._threads.submit(self._send, document, read_message(document), epoch)
+        self._busy_until = {tenant: at for tenant, at in self._busy_until.items() if at > now_ms}
+        for _ in range(MAX_LOOKS):
+            due = self._ledger.deliveries.due(now_ms, MAX_DUE)
+            begun, busy = self._choose(due)
+            self._ledger.deliveries.defer([document.id for document in begun], now_ms + SENDING_MS)
+            self._ledger.deliveries.defer_each(self._later(busy, now_ms))
+            for document in begun:
+                self._threads.submit(self._send, document, read_message(document), epoch)
+            if len(due) < MAX_DUE:
+                return
+
+    def close(self) -> None:
+        """Send nothing more. What is being sent ends by itself, and is sent again by the next leader."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _make_messages(self) -> None:
         """Make those of some announcements. Those that have to wait keep no newer ones from their turn."""
@@ -105,6 +118,21 @@ class Notifier:
                 self._deliveries.add(message, record.tenant)
         self._ledger.announcements.settle(announcement)
 
+    def _later(self, busy: list[Document], now_ms: int) -> dict[str, int]:
+        """Return when messages are looked at again, by id: those of a tenant one after the other."""
+        later = {}
+        for document in busy:
+            before = self._busy_until.get(document.tenant, 0)
+            later[document.id] = max(now_ms + BUSY_MS, before + BUSY_STEP_MS)
+            self._busy_until[document.tenant] = later[document.id]
+        return later
+
+    def _share(self, due: list[Document]) -> int:
+        """Return how many threads a tenant may have: as many as each other one that sends or waits."""
+        tenants = {tenant for tenant, _ in self._sending.values()} | self._busy_until.keys()
+        tenants.update(document.tenant for document in due)
+        return max(min(MAX_OF_TENANT, THREADS // max(len(tenants), 1)), 1)
+
     def _choose(self, due: list[Document]) -> tuple[list[Document], list[Document]]:
         """Return the messages to send now, and those whose receiver or tenant is busy; forget those that were kept."""
         begun: list[Document] = []
@@ -112,6 +140,7 @@ class Notifier:
         with self._lock:
             count = Counter(receiver for _, receiver in self._sending.values())
             of_tenant = Counter(tenant for tenant, _ in self._sending.values())
+            share = self._share(due)
             for document in due:
                 with apart(f"the message {document.id}"):
                     delivery = read_message(document).delivery
@@ -122,7 +151,7 @@ class Notifier:
                         document.id in self._sending
                         or len(self._sending) >= THREADS
                         or count[receiver] >= MAX_PER_RECEIVER
-                        or of_tenant[document.tenant] >= MAX_OF_TENANT
+                        or of_tenant[document.tenant] >= share
                     ):
                         busy.append(document)
                     else:
