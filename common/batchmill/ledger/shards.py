@@ -152,6 +152,28 @@ class ShardLedger:
         )
         return ShardRef(job_id, stage.number, shard_id, token) if token else None
 
+    def speculate(self, ref: ShardRef, pool: str, epoch: int) -> ShardRef | None:
+        """Queue a shard again while its attempt runs on, as the leader; the caller publishes the message.
+
+        The first of the two to commit has the shard. None when the attempt does not run, or is the second one already.
+        """
+        token = calls.speculate(self._store, pool=pool, epoch=epoch, attempt=ref)
+        return ShardRef(ref.job_id, ref.stage, ref.shard_id, token) if token else None
+
+    def running_since(self) -> dict[ShardRef, tuple[int, int]]:
+        """By attempt that runs and has no straggler beside it: when it was claimed (ms), and how many rows it has."""
+        with redis_errors():
+            refs = [ShardRef.from_key(key) for key in self._store.redis.zrange(self._keys.leases(), 0, -1)]
+            with self._store.redis.pipeline(transaction=False) as pipe:
+                for ref in refs:
+                    pipe.hmget(self._shard_key(ref), "state", "token", "straggler", "claimed_at", "rows")
+                found = dict(zip(refs, pipe.execute(), strict=True))
+        return {
+            ref: (int(claimed_at), int(rows))
+            for ref, (state, token, straggler, claimed_at, rows) in found.items()
+            if state == b"running" and int(token) == ref.token and straggler is None and claimed_at
+        }
+
     def unqueue_orphaned(self, refs: Sequence[ShardRef], pool: str, epoch: int) -> int:
         """Take back queued attempts whose messages are gone from their queue; returns how many were still queued."""
         return calls.unqueue_orphaned(self._store, pool=pool, epoch=epoch, attempts=refs) if refs else 0
