@@ -22,6 +22,12 @@ FINISHED = Metric("batchmill_jobs_finished_total", COUNTER, "Jobs that ended, by
 DISPATCHED = Metric("batchmill_shards_dispatched_total", COUNTER, "Attempts published to a queue", OF_STAGE)
 LEASES_LOST = Metric("batchmill_leases_lost_total", COUNTER, "Attempts lost with their worker", OF_STAGE)
 SPLITS = Metric("batchmill_splits_total", COUNTER, "Shards that were split because they ended workers", OF_STAGE)
+SPECULATED = Metric(
+    "batchmill_shards_speculated_total",
+    COUNTER,
+    "Shards that took far longer than expected and were run by a second worker as well",
+    OF_STAGE,
+)
 MESSAGES_REDELIVERED = Metric(
     "batchmill_messages_redelivered_total",
     COUNTER,
@@ -175,6 +181,7 @@ COORDINATOR_METRICS = (
     LEASES_LOST,
     RETRIES,
     SPLITS,
+    SPECULATED,
     ROWS_SETTLED,
     DEAD_LETTERS,
     MESSAGES_REDELIVERED,

@@ -42,7 +42,7 @@ from batchmill.sources.undivided import UndividedSplitter
 from batchmill.telemetry.log_context import about
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 from batchmill_coordinator.roles.job_guard import JobGuard
-from batchmill_coordinator.roles.stream_waits import StreamWaits
+from batchmill_coordinator.roles.streams.stream_waits import StreamWaits
 from batchmill_coordinator.scheduling.buffer_credit import shard_limits
 from batchmill_coordinator.scheduling.shard_size import StageProgress, next_rows
 

@@ -52,7 +52,7 @@ local again = state == 'running' and holder == args.holder
 if token ~= attempt.token or not (state == 'queued' or again) then return refused(answer.stale) end
 if redis.call('HGET', keys.job, 'state') ~= 'running' then return refused(answer.stopped) end
 local other = redis.call('HGET', keys.shard, 'straggler_holder')
-if not again and other and worker_of(other) == worker_of(args.holder) then
+if not again and other and worker_of(other) and worker_of(other) == worker_of(args.holder) then
   leave()
   return refused(answer.stale)
 end
