@@ -36,7 +36,7 @@ NAMES = (
     "lane",
     "stream",
 )
-ON_REQUEST = ("soak",)
+ON_REQUEST = ("embed_peers", "soak")
 """Not among those that run unless some are named."""
 
 

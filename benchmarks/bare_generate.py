@@ -37,7 +37,7 @@ def main() -> None:
     answer(server, 0, asked[0])
     print(json.dumps({"loaded": True}), flush=True)
     sys.stdin.readline()  # whoever measures says when
-    began, cpu = time.perf_counter(), _cpu_s()
+    began, cpu = time.perf_counter(), cpu_s()
     with ThreadPoolExecutor(places) as threads:
         step = places if how == "static" else rows
         tokens = sum(
@@ -46,7 +46,7 @@ def main() -> None:
             )
             for start in range(0, rows, step)
         )
-    took = {"took_s": time.perf_counter() - began, "cpu_s": _cpu_s() - cpu, "tokens": tokens}
+    took = {"took_s": time.perf_counter() - began, "cpu_s": cpu_s() - cpu, "tokens": tokens}
     print(json.dumps(took), flush=True)
 
 
@@ -74,7 +74,8 @@ def load(places: int) -> Any:
     return xllamacpp.Server(params)
 
 
-def _cpu_s() -> float:
+def cpu_s() -> float:
+    """Seconds that processors were busy with this process."""
     used = resource.getrusage(resource.RUSAGE_SELF)
     return used.ru_utime + used.ru_stime
 

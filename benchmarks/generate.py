@@ -28,6 +28,8 @@ from batchmill_worker.runtime.device import DeviceLock
 from batchmill_worker.slot.loading import load_operators
 from benchmarks.bare_generate import CONTEXT, MAX_TOKENS, QUESTION, SYSTEM, TEMPERATURE, bodies
 from benchmarks.figures import Bar, Figure, Report
+from benchmarks.generate_ray import best_batch_size, generate_with_ray
+from benchmarks.ray_peer import ray_peer
 from benchmarks.stack import REPOSITORY, processes, service
 
 if TYPE_CHECKING:
@@ -54,15 +56,18 @@ WORDS = ["service", "order", "device", "account", "invoice", "parcel", "screen",
 def measure(scale: Scale) -> Report:
     """All in turn, `scale.generate_runs` times over."""
     rows = scale.generate_rows
-    found: dict[str, list[float]] = {name: [] for name in ("alone", "static", "job", "leader", "order", "apart")}
+    found: dict[str, list[float]] = {name: [] for name in ("alone", "static", "ray", "job", "leader", "order", "apart")}
     best = max(PLACES, key=lambda places: _bare(max(rows // 4, places), places, "flow"))
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)))
         running = stack.enter_context(service(stack.enter_context(processes(folder)), 1))
         _job(running.client, best, best)
+        stack.enter_context(ray_peer(folder / "ray", 1))
+        ray_size = best_batch_size(max(rows // 4, best), best, folder)
         for _ in range(scale.generate_runs):
             found["alone"].append(_bare(rows, best, "flow"))
             found["static"].append(_bare(rows, best, "static"))
+            found["ray"].append(generate_with_ray(rows, best, ray_size, folder))
             found["job"].append(_job(running.client, rows, best))
     for _ in range(scale.generate_runs):
         found["order"].append(_prefixes(PREFIXES, keeps_prefixes=False))
@@ -70,7 +75,7 @@ def measure(scale: Scale) -> Report:
         found["apart"].append(
             _prefixes(PREFIXES * ROWS_EACH, keeps_prefixes=False) / _prefixes(PREFIXES * ROWS_EACH, keeps_prefixes=True)
         )
-    settings = {"rows": rows, "runs": scale.generate_runs, "model": MODEL, "places": best}
+    settings = {"rows": rows, "runs": scale.generate_runs, "model": MODEL, "places": best, "ray_batch": ray_size}
     return Report(NAME, settings, _figures(found), _bars(found), REMARKS)
 
 
@@ -139,6 +144,7 @@ def _figures(found: dict[str, list[float]]) -> list[Figure]:
         Figure("a complete job of chat", "tokens/CPU s", found["job"]),
         Figure("llama.cpp alone, rows that replace each other", "tokens/CPU s", found["alone"]),
         Figure("llama.cpp alone, static batches", "tokens/CPU s", found["static"]),
+        Figure("Ray Data with llama.cpp, batches at their best size", "tokens/CPU s", found["ray"]),
         Figure("prefixes, in the order of rows", "CPU s", found["order"]),
         Figure("prefixes, leader first in one place", "CPU s", found["leader"]),
         Figure("no common prefixes: in order over placed", "x", found["apart"]),
@@ -152,6 +158,7 @@ def _bars(found: dict[str, list[float]]) -> list[Bar]:
     return [
         Bar("the job over llama.cpp alone", median("job", "alone"), "at least", 0.95, "x"),
         Bar("the job over static batches", median("job", "static"), "at least", 1.4, "x"),
+        Bar("the job over Ray Data", median("job", "ray"), "at least", 1.3, "x"),
         Bar("leader first over the order of rows", median("order", "leader"), "at least", 1.5, "x"),
         Bar("the same without common prefixes", statistics.median(found["apart"]), "at least", 0.98, "x"),
     ]

@@ -18,6 +18,7 @@ from batchmill_worker.batching.sizing import INTERACTIVE_S
 from batchmill_worker.models.operator_cache import OperatorCache
 from batchmill_worker.models.setup_context import SetupContext
 from batchmill_worker.slot.loading import load_operators
+from benchmarks.celery_peer import celery_peer
 from benchmarks.figures import Bar, Figure, Report
 from benchmarks.stack import processes, service
 from benchmarks.texts import texts
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from batchmill import Client
     from batchmill_worker.generation.base import Generation
     from batchmill_worker.models.ready_operator import ReadyOperator
+    from benchmarks.celery_peer import CeleryPeer
     from benchmarks.scale import Scale
 
 NAME = "lane"
@@ -39,12 +41,13 @@ FIRST_TOKENS = 20
 JOB_ROWS = 5_000  # more than can be done meanwhile
 
 ALONE, IDLE, BUSY = "the forward pass alone", "an embedding over HTTP", "the same under a job"
+CELERY = "a task of Celery"
 FIRST_ALONE, FIRST = "a first token alone", "a first token over HTTP"
 
 
 def measure(scale: Scale) -> Report:
     """All in turn, `scale.runs` times over."""
-    took: dict[str, list[list[float]]] = {name: [] for name in (ALONE, IDLE, BUSY, FIRST_ALONE, FIRST)}
+    took: dict[str, list[list[float]]] = {name: [] for name in (ALONE, IDLE, BUSY, FIRST_ALONE, FIRST, CELERY)}
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)))
         (folder / "models.json").write_text(
@@ -53,16 +56,19 @@ def measure(scale: Scale) -> Report:
         run = stack.enter_context(processes(folder))
         models = {"BATCHMILL_MODELS": str(folder / "models.json")}
         token = "bench"  # noqa: S105  # of a service that only this machine sees
-        client = stack.enter_context(service(run, 1, token=token, more_settings=models)).client
+        running = stack.enter_context(service(run, 1, token=token, more_settings=models))
+        client = running.client
         client.call("embed", [{"text": TEXT}], EMBED)
         client.call("chat", [{"messages": MESSAGES, "options": {}}], CHAT | COLUMNS)
         web = _Web(client.url, token)
         embed, chat = stack.enter_context(_loaded("embed", EMBED)), stack.enter_context(_loaded("chat", CHAT | COLUMNS))
+        celery = stack.enter_context(celery_peer(run, running.socket, 1, "threads", 1))
         asks: dict[str, tuple[Callable[[], float], int]] = {
             ALONE: (lambda: _forward(embed), scale.asks),
             IDLE: (web.embedding, scale.asks),
             FIRST_ALONE: (lambda: _first_alone(chat), FIRST_TOKENS),
             FIRST: (web.first_token, FIRST_TOKENS),
+            CELERY: (lambda: _task(celery), scale.asks),
         }
         for ask, _ in asks.values():
             web.close()
@@ -96,6 +102,12 @@ def _loaded(name: str, params: dict[str, Any]) -> Iterator[ReadyOperator]:
 def _forward(operator: ReadyOperator) -> float:
     began = time.perf_counter()
     operator.finish(operator.infer(operator.prepare(pa.table({"text": [TEXT]}))))
+    return time.perf_counter() - began
+
+
+def _task(celery: CeleryPeer) -> float:
+    began = time.perf_counter()
+    celery.one({"text": TEXT})
     return time.perf_counter() - began
 
 
@@ -167,9 +179,11 @@ def _figures(name: str, runs: list[list[float]]) -> list[Figure]:
 
 def _bars(took: dict[str, list[list[float]]]) -> list[Bar]:
     typical = {name: statistics.median(_medians(runs)) for name, runs in took.items()}
+    beyond = typical[IDLE] - typical[ALONE]
     tail = statistics.median(_tails(took[BUSY]))
     return [
-        Bar("an embedding, beyond the forward pass", typical[IDLE] - typical[ALONE], "at most", 5, "ms", target=3),
+        Bar("an embedding, beyond the forward pass", beyond, "at most", 5, "ms", target=3),
+        Bar("the same over a task of Celery", beyond / typical[CELERY], "at most", 1.5, "x"),
         Bar("a first token, beyond the engine's own", typical[FIRST] - typical[FIRST_ALONE], "at most", 10, "ms"),
         Bar("99th percentile under a job, in batches at their cap", tail / (INTERACTIVE_S * 1000), "at most", 2, "x"),
     ]

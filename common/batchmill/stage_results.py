@@ -31,13 +31,16 @@ KEPT_BYTES = 256 * 1024 * 1024
 
 LOOK_AHEAD = 256  # shards asked for in one round trip
 
+PART_BYTES = 1024 * 1024
+"""What a part counts for at least: streams make many small ones that are read once, and take more than their values."""
+
 Parts = Lru[tuple[str, int, str], pa.Table]
 """Parts that were read, by job, stage and name."""
 
 
 def kept_parts(limit: int = KEPT_BYTES) -> Parts:
     """Make room for parts. limit: their bytes in memory."""
-    return Lru(limit, weight=lambda _, table: table.nbytes)
+    return Lru(limit, weight=lambda _, table: max(table.nbytes, PART_BYTES))
 
 
 def joined(tables: Sequence[pa.Table]) -> pa.Table:

@@ -226,6 +226,19 @@ def test_results_of_a_stage_that_are_kept_can_be_looked_at(
         assert job.id in [one.id for one in client.jobs(operator=operator)]
 
 
+def test_results_of_a_stage_that_are_deleted_are_explained(
+    client: batchmill.Client, service_record: dict[str, str]
+) -> None:
+    job = client.submit(rows=ROWS, stages=[Stage("echo", name="a"), Stage("echo", name="b")], fuse=False).wait(GRACE_S)
+    until(lambda: not job.stage("a").peek(1), "the deletion of the results")
+    options = ["--url", service_record["url"], "--token", service_record["token"]]
+    for command, expected in (("peek", 0), ("results", 1)):
+        printed = CliRunner().invoke(main, [command, job.id, "--stage", "a", *options])
+        assert printed.exit_code == expected
+        assert printed.stdout == ""
+        assert "the stage was submitted without keep=true" in printed.stderr
+
+
 def test_as_many_results_of_a_stage_are_read_as_are_asked_for(client: batchmill.Client) -> None:
     stages = [Stage("wordy", nbytes=60_000, keep=True), Stage("echo")]
     job = client.submit(rows=ROWS, stages=stages).wait(GRACE_S)

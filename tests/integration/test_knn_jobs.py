@@ -135,7 +135,7 @@ def test_results_that_a_base_names_must_be_there_and_stay_while_the_job_runs(
     with pytest.raises(Conflict, match="other jobs read its results"):
         first.delete()
     waiting.cancel()
-    until(lambda: waiting.status().state.is_final, "the end of the job")
+    until(lambda: waiting.status().state.is_final, "the job is cancelled")
     waiting.delete()
     first.delete()
     refused(InvalidParams, first.id, **params)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import threading
+import time
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
+from batchmill.jobs.job import JobState
 from batchmill.jobs.shard import ShardId, ShardRef
 from batchmill.jobs.streams.offsets import StreamOffsets
 from batchmill.jobs.streams.source import RedisStream
@@ -20,6 +22,7 @@ from batchmill.streams.redis_stream import RedisStreamReader
 from batchmill_coordinator.results.dead_rows import DeadRowStore
 from batchmill_coordinator.results.stream_retention import StreamRetention
 from batchmill_coordinator.roles.stream_keeper import StreamKeeper
+from batchmill_coordinator.status.status import stream_status
 from support.ledger_steps import submit
 from support.records import spec_of
 from support.stream_reading import JOB, Reading
@@ -257,6 +260,26 @@ def test_a_drained_job_ends_and_another_begins_behind_it(
     split = reading.open().splitter("").next_split(100, 10**6)
     assert isinstance(split, InputSplit)
     assert reading.open().read(split.slices).column("n").to_pylist() == ["3", "4"]
+
+
+def test_what_is_settled_as_a_drained_job_ends_is_deleted_and_no_lag_is_shown(
+    ledger: Ledger, redis_client: redis.Redis, settings: CoordinatorSettings, key: str
+) -> None:
+    reading = Reading(ledger, settings, RedisStream(key))
+    add(redis_client, key, 0, 3)
+    reading.keeper.step(reading.epoch)
+    assert ledger.jobs.read(JOB).first.lag == 3
+    reading.step()
+    ledger.jobs.drain(JOB)
+    (later,) = add(redis_client, key, 3, 1)
+    reading.step()
+    reading.settle(0, 3)
+    assert ledger.jobs.finish(ledger.jobs.read(JOB), JobState.COMPLETED, reading.epoch)
+    reading.keeper.step(reading.epoch)
+    assert [entry for entry, _ in redis_client.xrange(key) or ()] == [later.encode()]
+    status = stream_status(ledger.jobs.read(JOB), time.time())
+    assert status is not None
+    assert status.lag is None
 
 
 def test_rows_that_come_after_a_job_was_drained_are_none_of_its_work(

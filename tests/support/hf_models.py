@@ -43,6 +43,25 @@ def make_language_model(
     return folder
 
 
+def teach(folder: Path, prompt: str, answer: str, steps: int = 200) -> None:
+    """Train the language model in a folder until it answers a prompt, which is encoded as it is, by this text."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, model = AutoTokenizer.from_pretrained(folder), AutoModelForCausalLM.from_pretrained(folder)
+    asked, said = tokenizer(prompt)["input_ids"], tokenizer(answer)["input_ids"]
+    tokens, labels = torch.tensor([asked + said]), torch.tensor([[-100] * len(asked) + said])
+    optimizer = torch.optim.Adam(model.parameters(), lr=0.003)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = model(input_ids=tokens, labels=labels).loss
+        loss.backward()
+        optimizer.step()
+        if loss < 0.01:
+            break
+    model.save_pretrained(folder)
+
+
 def make_embedding_model(folder: Path, *, hidden: int = 64, layers: int = 2) -> Path:
     """Write an embedding model and its tokenizer to a folder."""
     import torch

@@ -8,7 +8,8 @@ import re
 import subprocess
 import tarfile
 import venv
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import TYPE_CHECKING
 
 import openai
 import pytest
@@ -67,13 +68,14 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         with batchmill.local(workers=1, data_dir=folder / "data") as client:
             token = str(client._async._transport.address.token)
             with openai.OpenAI(base_url=f"{client.url}/v1", api_key=token) as sdk:
-                until(lambda: all(_state(sdk, name) == "ready" for name in MODELS), "the models")
+                for name in MODELS:  # one after the other is loaded
+                    until(partial(_is_ready, sdk, name), name)
             with suite_proxy(client.url, token, "text-embedding-3-small") as made:
                 yield made
 
 
-def _state(sdk: openai.OpenAI, model: str) -> Any:
-    return (sdk.models.retrieve(model).model_extra or {})["state"]
+def _is_ready(sdk: openai.OpenAI, model: str) -> bool:
+    return bool((sdk.models.retrieve(model).model_extra or {})["state"] == "ready")
 
 
 @pytest.mark.parametrize(
@@ -83,6 +85,7 @@ def _state(sdk: openai.OpenAI, model: str) -> Any:
         ("test_batches.py", "", 80),
         ("test_models.py", "delete", 35),
         ("test_completions.py", "", 40),
+        ("test_embeddings.py", "", 20),
         ("chat/test_completions.py", "not create", 45),
     ],
 )

@@ -10,6 +10,7 @@ import pytest
 from batchmill.errors import InvalidParams, InvalidRows
 from batchmill.operators.contract import RowError
 from batchmill.operators.row_errors import ContextTooLong, InvalidOutput, OutputTruncated
+from batchmill_worker.generation import bounded_validator
 from batchmill_worker.generation.base import Answer, Draft, Message
 from batchmill_worker.generation.drafts import PromptTemplate, chat, chat_of_column
 from batchmill_worker.generation.fitting import fit, fit_parts
@@ -165,9 +166,17 @@ def test_what_is_no_schema_is_refused() -> None:
         AnswerSchema("chat", {"type": "wrong"}, retryable=False)
 
 
+DOUBLED = {
+    "$ref": "#/$defs/a0",
+    "$defs": {f"a{n}": {"allOf": [{"$ref": f"#/$defs/a{n + 1}"}] * 2} for n in range(40)} | {"a40": {"type": "string"}},
+}
+
+
 @pytest.mark.parametrize(
     ("schema", "message"),
     [
+        (DOUBLED, "combines itself, or more than 10,000 parts"),
+        ({"allOf": [{"$ref": "#"}]}, "combines itself"),
         ({"type": "string", "pattern": "^(((a{100}){100}){100})$"}, "repeats more than 10,000 times"),
         ({"patternProperties": {"^(a{1,200}){1,200}$": {"type": "string"}}}, "repeats more than 10,000 times"),
         ({"type": "string", "pattern": f"^a{{{'9' * 5000}}}$"}, "repeats more than 10,000 times"),
@@ -188,6 +197,62 @@ def test_a_schema_of_a_job_that_takes_more_memory_than_a_machine_has_is_refused(
     with pytest.raises(InvalidParams, match="repeats more than 10,000 times"):
         AnswerSchema("chat", {"type": "string", "pattern": "^a{99999999999}$"}, retryable=False)
     AnswerSchema("chat", {"type": "array", "minItems": 2, "maxItems": 1000}, retryable=False)
+    tree = {"anyOf": [{"type": "null"}, {"properties": {"left": {"$ref": "#"}, "right": {"$ref": "#"}}}]}
+    AnswerSchema("chat", tree, retryable=False).check(answer('{"left": {"left": null}}'))
+
+
+LEVELS: dict[str, Any] = {"allOf": [{"properties": {"x": {"$ref": "#"}}}] * 2}
+NESTED = "^(a|aa)+$"
+
+
+@pytest.mark.parametrize(
+    ("schema", "value"),
+    [
+        (LEVELS, json.loads('{"x": ' * 40 + "1" + "}" * 40)),
+        ({"anyOf": [{"pattern": NESTED}, {}]}, "a" * 60 + "b"),
+        ({"anyOf": [{"patternProperties": {NESTED: {"type": "null"}}}, {}]}, {"a" * 60 + "b": 1}),
+        ({"anyOf": [{"patternProperties": {NESTED: {}}, "additionalProperties": False}, {}]}, {"a" * 60 + "b": 1}),
+    ],
+    ids=["levels", "pattern", "names", "others"],
+)
+def test_an_answer_that_cannot_be_held_against_its_schema_in_time_is_invalid(
+    schema: dict[str, Any], value: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bounded_validator, "PATTERN_S", 0.01)
+    monkeypatch.setattr(bounded_validator, "CHECK_S", 0.05)
+    with pytest.raises(InvalidOutput, match="cannot be held against the schema"):
+        AnswerSchema("chat", schema, retryable=False).check(answer(json.dumps(value)))
+
+
+@pytest.mark.parametrize(
+    ("value", "fault"),
+    [
+        ({"a1": 1, "b": "x"}, None),
+        ({"a1": "1"}, r"at \$\.a1: '1' is not of type 'integer'"),
+        ({"b": "y"}, r"at \$\.b: 'y' does not match '\^x'"),
+        ({"c": 1}, "the property 'c' is not allowed"),
+        ([1], "is not of type 'object'"),
+    ],
+)
+def test_patterns_of_a_schema_mean_what_they_do_in_json_schema(value: Any, fault: str | None) -> None:
+    schema = AnswerSchema(
+        "chat",
+        {
+            "type": "object",
+            "properties": {"b": {"pattern": "^x"}},
+            "patternProperties": {"^a[0-9]": {"type": "integer"}},
+            "additionalProperties": False,
+        },
+        retryable=False,
+    )
+    if fault is None:
+        schema.check(answer(json.dumps(value)))
+    else:
+        with pytest.raises(InvalidOutput, match=fault):
+            schema.check(answer(json.dumps(value)))
+    others = AnswerSchema("chat", {"additionalProperties": {"type": "integer"}}, retryable=False)
+    with pytest.raises(InvalidOutput, match=r"at \$\.z"):
+        others.check(answer('{"z": "text"}'))
 
 
 def test_the_seed_of_a_row_depends_on_seed_path_and_failures_alone() -> None:

@@ -22,7 +22,7 @@ from batchmill.sources.base import End, InputSplit, NextSplit, NotYet, Splitter
 from batchmill_coordinator.results.freed_results import KEPT_S
 from batchmill_coordinator.results.splitting.steps import StateSplitter, StepCursor
 from batchmill_worker.windows.aggregates import Collect
-from batchmill_worker.windows.encoding import decode_state, encode_state
+from batchmill_worker.windows.encoding import MAX_KEPT_TEXT, decode_state, encode_state
 from batchmill_worker.windows.rules import WindowKind, WindowRule
 from batchmill_worker.windows.state import WindowState
 from batchmill_worker.windows.stepping import Arrival, Windows
@@ -46,6 +46,29 @@ def test_a_state_that_was_stored_continues_as_if_it_had_not_been() -> None:
             state, schema = decode_state(encode_state(state, SCHEMA), rule)
             assert schema == SCHEMA
         assert fired + Windows(rule, COLLECTED, state).flush() == expected, seed
+
+
+def test_a_window_that_has_not_changed_is_stored_as_it_was() -> None:
+    for seed in range(40):
+        rng = random.Random(seed)
+        rule, state = replace(drawn_rule(rng), idle_ms=1000), WindowState()
+        for event in drawn_events(rng, "xy"):
+            run_stream(rule, [event], state, flush=False)
+            kept = encode_state(state, SCHEMA)
+            for of_key in state.windows.values():
+                for one in of_key:
+                    one.text = ""
+            assert encode_state(state, SCHEMA) == kept, seed
+
+
+def test_long_windows_are_not_kept_as_text_too() -> None:
+    windows = Windows(COUNT, [Collect("v")], WindowState())
+    for value in ("short", "x" * MAX_KEPT_TEXT):
+        windows.add(Arrival((value,), 1, {"v": value}), 0)
+    encode_state(windows.state, SCHEMA)
+    short, long = (one for of_key in windows.state.windows.values() for one in of_key)
+    assert '"short"' in short.text
+    assert not long.text
 
 
 def test_values_that_json_lacks_are_kept() -> None:

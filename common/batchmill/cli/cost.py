@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from batchmill.jobs.status import Cost, JobCost
 
 BARS = "▁▂▃▄▅▆▇█"
+NO_TRIALS = (
+    "Nothing was tried. Workers try batch sizes only with BATCHMILL_TRIALS=true, and only in jobs of some 20 batches."
+)
 SHOWN_POINTS = 40
 PARTS = ("useful", "padding", "retried", "load", "idle")
 
@@ -98,7 +101,7 @@ def _show_sums(what: str, sums: Sequence[tuple[str, Cost]], currency: str) -> No
     print_table(
         (what, "TIME", *(part.upper() for part in PARTS), "COST", "PER 1,000 ROWS"),
         lines,
-        empty="",
+        empty="nothing yet",
     )
 
 
@@ -149,7 +152,7 @@ def plans(client: Client, plan_id: str | None, limit: int, as_json: bool) -> Non
             (one.id, one.state, f"{one.rows:,}", *_compared(one), ago(one.created_at), one.job or "", one.title)
             for one in found
         ]
-        print_table(columns, rows, empty="no job was planned yet")
+        print_table(columns, rows, empty="No job was planned yet. `batchmill submit … --plan` makes a plan.")
 
 
 def _compared(plan: Plan) -> tuple[str, str, str]:
@@ -169,8 +172,10 @@ def _compared(plan: Plan) -> tuple[str, str, str]:
 def trends(client: Client, operator: str | None, as_json: bool) -> None:
     """Show how fast operators were, and what has changed.
 
-    The latest jobs are compared, on each type of device. A change is shown when noise does not explain it, with what
-    else changed then. With OPERATOR, only this one is shown, with a bar for each job.
+    The latest jobs are compared, on each type of device. PER UNIT is the time of a device for a unit of work: a
+    token, a pixel or a row, as the operator counts. A change is shown when noise does not explain it: NOW is the
+    change of that time, so +20% is slower, SINCE is when it began, and CHANGED is what else changed then. With
+    OPERATOR, only this one is shown, with a bar for each job.
 
     With --json, print one JSON object per line.
     """
@@ -187,7 +192,11 @@ def trends(client: Client, operator: str | None, as_json: bool) -> None:
         *(Column("CHANGED", is_text=True), *([Column("JOBS, OLDEST FIRST")] if operator else ())),
     )
     rows = [(*_row(one), *([_bars(one)] if operator else ())) for one in found]
-    print_table(columns, rows, empty="no job was measured yet")
+    print_table(
+        columns,
+        rows,
+        empty=f"No job of the operator {operator!r} was measured yet." if operator else "No job was measured yet.",
+    )
 
 
 def _row(one: Trend) -> tuple[str, ...]:
@@ -239,7 +248,7 @@ def trials(client: Client, operator: str | None, as_json: bool) -> None:
         *("OPERATOR", "PARAMS", "DEVICE", "SETTING", "USUAL", "TRIED", "PAIRS", "TIME", "INTERVAL", "STATE", "UPDATED"),
         *("EXPIRES", Column("WHY", is_text=True)),
     )
-    print_table(columns, [_trial_row(one) for one in found], empty="nothing was tried yet")
+    print_table(columns, [_trial_row(one) for one in found], empty=NO_TRIALS)
 
 
 def _trial_row(one: Trial) -> tuple[str, ...]:

@@ -55,6 +55,7 @@ def search(
     """Find the rows of INDEX that are nearest to TEXT.
 
     The text is embedded by the operator and the parameters that made the index. `batchmill indexes` lists the indexes.
+    A line has the distance, where smaller is nearer, and the columns of a row.
 
     With --json, print one JSON object per line.
     """
@@ -77,6 +78,10 @@ def search(
 def indexes(client: Client, forget: str | None, as_json: bool) -> None:
     """List the indexes that jobs with a sink have published.
 
+    An index is a table of rows with vectors, which `batchmill search NAME TEXT` searches. INDEX is the kind of graph
+    that makes searches fast, or `none`: all rows are compared. MADE BY is the operator that made the vectors, and a
+    `-` means that the rows had them, so only a vector can be searched for.
+
     With --json, print one JSON object per line.
     """
     from batchmill.cli.terminal.console import print_json, print_table
@@ -94,16 +99,21 @@ def indexes(client: Client, forget: str | None, as_json: bool) -> None:
         (one.name, f"{one.rows:,}", str(one.dimension), one.index_kind, one.operator or "-", one.sink.to)
         for one in found
     ]
-    print_table(columns, rows, empty="no job has published an index yet")
+    print_table(
+        columns, rows, empty="No job has published an index yet. `batchmill submit … --sink FOLDER.lance` makes one."
+    )
 
 
 def _vector(given: str) -> list[float]:
+    expected = f"--vector {given[:80]}: expected a JSON list of numbers, such as '[0.1, 0.2]', or a file with one"
     is_inline = given.lstrip().startswith("[")
     try:
         text = given if is_inline else sys.stdin.read() if given == "-" else Path(given).read_text()
         return [float(number) for number in json.loads(text)]
+    except FileNotFoundError as error:
+        raise InvalidRequest(f"{expected}; there is no such file.") from error
     except (OSError, ValueError, TypeError) as error:
-        raise InvalidRequest(f"--vector {given[:80]}: expected a JSON list of numbers: {error}.") from error
+        raise InvalidRequest(f"{expected}: {error}.") from error
 
 
 def _shown(row: dict[str, Any]) -> str:

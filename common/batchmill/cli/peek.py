@@ -12,6 +12,7 @@ from batchmill.cli.arguments.selection import find_job, job_argument
 
 if TYPE_CHECKING:
     from batchmill.client import Client
+    from batchmill.jobs.status import StageStatus
 
 
 @click.command()
@@ -29,9 +30,16 @@ def peek(client: Client, job_id: str, stage: str | None, rows: int) -> None:
     from batchmill.jobs.dead_letters import json_value
 
     job = find_job(client, job_id)
-    name = job.status().stages[-1].name if stage is None else stage
+    status = job.status()
+    name = status.stages[-1].name if stage is None else stage
     found = job.stage(name).peek(rows)
     for row in found:
         click.echo(json.dumps(json_value(row), ensure_ascii=False))
     if not found:
-        click.echo(f"no results of stage {name} are there now", err=True)
+        click.echo(f"no results of stage {name} are there now{_why_none(status.stages[name])}", err=True)
+
+
+def _why_none(stage: StageStatus) -> str:
+    if not stage.results:
+        return ""
+    return ": the next stage has settled them, and the stage was submitted without keep=true"

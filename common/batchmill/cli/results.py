@@ -84,8 +84,16 @@ def results(
         raise click.exceptions.Exit(FAILED) from error
     for damage in skipped:
         print_error(str(damage), FAILED)
-    _print_summary(job.status(), rows, output, is_cut=rows == limit)
-    if skipped:
+    status = job.status()
+    _print_summary(status, rows, output, is_cut=rows == limit)
+    is_gone = stage is not None and rows == 0 and bool(status.stages[stage].results)
+    if is_gone and not skipped:
+        print_error(
+            f"the results of stage {stage} are deleted: the next stage has settled them, and the stage was submitted "
+            f"without keep=true.",
+            FAILED,
+        )
+    if skipped or is_gone:
         raise click.exceptions.Exit(FAILED)
 
 

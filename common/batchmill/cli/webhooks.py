@@ -36,7 +36,11 @@ def webhooks(client: Client, replay: str | None, limit: int, as_json: bool) -> N
             print_json(one)
         return
     columns = ("ID", "JOB", "TYPE", "WEBHOOK", "STATE", "TRIES", "NEXT", Column("ERROR", is_text=True))
-    print_table(columns, [_shown(one) for one in found], empty="no message has been sent recently")
+    print_table(
+        columns,
+        [_shown(one) for one in found],
+        empty="No message was sent recently. `batchmill submit … --webhook NAME` asks for them.",
+    )
 
 
 def _shown(one: WebhookDelivery) -> tuple[str, ...]:

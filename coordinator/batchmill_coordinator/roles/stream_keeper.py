@@ -4,7 +4,8 @@
    where status, metrics and the wanted number of workers have it; so is that a source is away.
 2. Shards read a partition in its order, so everything before the first live shard is settled. This is reported to the
    sources, to delete what no job needs: of several jobs that read one stream, the one that is least far counts, and a
-   job that wants nothing deleted keeps it for all.
+   job that wants nothing deleted keeps it for all. What was settled since the last step when a drained job ended is
+   reported once more in the step after.
 3. Nothing is deleted before it is settled, and nothing depends on its being deleted.
 4. Results of streams are deleted when they are old, or too many (`StreamRetention`); so are rows that were sent to a
    stream and that no job has taken for long.
@@ -19,6 +20,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from batchmill.errors import StreamUnavailable
+from batchmill.jobs.job import JobState
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.jobs.streams.offsets import StreamOffsets, settled_offsets
 from batchmill.sources.base import EndlessSource
@@ -78,6 +80,7 @@ class StreamKeeper:
         self._guard = JobGuard(ledger, "its stream could not be measured")
         self._retention_guard = JobGuard(ledger, "old results of it could not be deleted")
         self._calls: SourceCalls[_Call, _Answer | None] = SourceCalls()
+        self._before: set[str] = set()  # the jobs that were live in the step before
         self._turn = 0  # of the jobs, by which they come first
 
     def step(self, epoch: int) -> None:
@@ -88,7 +91,9 @@ class StreamKeeper:
         for guard in (self._guard, self._retention_guard):
             guard.forget_all_but(live)
         self._retention.forget_all_but(live)
-        self._ask(records)
+        ended = self._ledger.jobs.read_many(sorted(self._before - live))
+        self._before = live
+        self._ask(records, [one for one in ended if one.state is JobState.COMPLETED])
         for record in records:
             if not self._retention_guard.is_set_aside(record.id):
                 with self._retention_guard.over(record.id):
@@ -99,15 +104,18 @@ class StreamKeeper:
             with apart(f"deleting old rows of the stream {name!r}"):
                 delete_pushed(self._ledger.streams, self._blobs, tenant, name, oldest)
 
-    def _ask(self, records: Sequence[JobRecord]) -> None:
-        """Begin to measure and to settle the streams of all jobs; one that cannot be begun comes first another time."""
+    def _ask(self, records: Sequence[JobRecord], completed: Sequence[JobRecord]) -> None:
+        """Begin to measure and to settle the streams of all jobs; one that cannot be begun comes first another time.
+
+        completed: jobs that were live in the step before.
+        """
         groups: dict[tuple[str, ...], list[JobRecord]] = defaultdict(list)
-        for record in records:
+        for record in (*records, *completed):
             if record.spec.stream is not None:
                 groups[record.spec.stream.identity].append(record)
         calls: list[tuple[_Call, Callable[[], _Answer | None]]] = []
         for group in groups.values():
-            calls += ((_Call("measure", one.id), partial(self._measure, one)) for one in group)
+            calls += ((_Call("measure", one.id), partial(self._measure, one)) for one in group if one not in completed)
             calls.append((_Call("settle", group[0].id), partial(self._settle, group)))
         self._turn = self._turn % max(len(calls), 1)
         for call, work in (*calls[self._turn :], *calls[: self._turn]):
@@ -134,6 +142,8 @@ class StreamKeeper:
         self._source(group[0]).settle([self._settled(record) for record in group])
 
     def _settled(self, record: JobRecord) -> dict[str, str]:
+        if record.state is JobState.COMPLETED:
+            return settled_offsets(StreamOffsets.parse(record.savepoint), ())
         live = self._ledger.streams.live_slices(record.id, FIRST_STAGE)  # after the record: never too far
         return settled_offsets(StreamOffsets.parse(record.first.cursor), live)
 

@@ -95,7 +95,7 @@ def stream_status(record: JobRecord, now_s: float) -> StreamStatus | None:
     rolls = Rolls.parse(record.last.rolled)
     return StreamStatus(
         source=source.title,
-        lag=record.first.lag,
+        lag=None if record.state.is_final else record.first.lag,  # it was measured before the job ended
         watermark_at=_seconds(offsets.watermark_ms(round(now_s * 1000), source.idle_s)),
         partitions=len(offsets.partitions),
         rows_lost=offsets.rows_lost,

@@ -128,6 +128,10 @@ class LanguageModelOperator:
             )
         return chosen
 
+    @property
+    def _must_call(self) -> bool:
+        return self._tools is not None and self._tools.tools.choice != AUTO
+
     def draft(self, row: Mapping[str, Any]) -> Draft:
         """Make the draft of a row. Raises `RowError`."""
         raise NotImplementedError
@@ -163,6 +167,7 @@ class LanguageModelOperator:
             "logprobs": settings.logprobs is not None and not limits.has_logprobs,
             "seed": settings.seed is not None and settings.temperature > 0 and not limits.has_seeds,
             "tools": self._tools is not None and not limits.has_tools,
+            "tool_choice": self._must_call and limits.tool_format is not None and not limits.has_schemas,
         }
         for parameter in (name for name, is_lacking in lacking.items() if is_lacking):
             raise InvalidParams(

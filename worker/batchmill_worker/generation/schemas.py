@@ -6,6 +6,7 @@ import json
 import math
 import re
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote
 
 from batchmill.errors import InvalidParams
 from batchmill.operators.row_errors import InvalidOutput, OutputTruncated
@@ -22,6 +23,7 @@ MAX_REPETITIONS = 10_000
 thousand million take more memory than a machine has, and no other row continues meanwhile."""
 _COUNTS = re.compile(r"\{(\d+)(?:,(\d*))?\}")
 _ITEMS = ("minItems", "maxItems")
+_COMBINED = ("allOf", "anyOf", "oneOf")
 
 
 class AnswerSchema:
@@ -35,6 +37,8 @@ class AnswerSchema:
             from jsonschema import Draft202012Validator, SchemaError
             from jsonschema.validators import validator_for
             from referencing import Registry
+
+            from batchmill_worker.generation.bounded_validator import EndlessCheckError, bounded
         except ImportError as error:
             raise missing_extra(operator, error) from error
         _check_size(operator, schema)  # before its patterns are compiled
@@ -57,6 +61,8 @@ class AnswerSchema:
                 operator=operator,
                 parameter="schema",
             )
+        kind, self._begin = bounded(kind)
+        self._endless = EndlessCheckError
         self._validator = kind(schema, registry=Registry())  # which fetches nothing
 
     def check(self, answer: Answer) -> None:
@@ -73,7 +79,16 @@ class AnswerSchema:
             raise InvalidOutput(
                 f"the answer is no JSON: {error}: {_shown(answer.text)}", retryable=self._retryable
             ) from error
-        for fault in self._validator.iter_errors(value):
+        self._begin()
+        try:
+            fault = next(iter(self._validator.iter_errors(value)), None)
+        except (self._endless, RecursionError) as error:  # RecursionError: a schema that is a part of itself
+            why = "it refers to itself without end" if isinstance(error, RecursionError) else str(error)
+            raise InvalidOutput(
+                f"the answer cannot be held against the schema: {_shown(why)}. Make the schema simpler",
+                retryable=self._retryable,
+            ) from error
+        if fault is not None:
             raise InvalidOutput(
                 f"the answer does not fit the schema at {fault.json_path}: {_shown(fault.message)}",
                 retryable=self._retryable,
@@ -99,6 +114,9 @@ def _check_size(operator: str, schema: Mapping[str, Any]) -> None:
     if sum(_item_counts(schema)) > MAX_REPETITIONS:
         names = " and ".join(repr(name) for name in _ITEMS)
         fault = f"{names} of all arrays of the schema come to more than {MAX_REPETITIONS:,}"
+    known: dict[int, float] = {}
+    if any(_alternatives(part, schema, known) > MAX_REPETITIONS for part in _parts(schema)):
+        fault = f"a part of the schema combines itself, or more than {MAX_REPETITIONS:,} parts, by references"
     if fault is not None:
         raise InvalidParams(f"operator {operator!r}: {fault}.", operator=operator, parameter="schema")
 
@@ -118,6 +136,41 @@ def _patterns(schema: Any) -> Iterator[str]:
     if isinstance(schema, list):
         for part in schema:
             yield from _patterns(part)
+
+
+def _parts(schema: Any) -> Iterator[dict[str, Any]]:
+    """Yield all objects in a schema."""
+    if isinstance(schema, dict):
+        yield schema
+        schema = list(schema.values())
+    if isinstance(schema, list):
+        for part in schema:
+            yield from _parts(part)
+
+
+def _alternatives(part: Any, schema: Any, known: dict[int, float]) -> float:
+    """Count the parts of a schema that hold for the same value as `part` does; infinite for a part of itself."""
+    if not isinstance(part, dict):
+        return 1
+    if id(part) not in known:
+        known[id(part)] = math.inf
+        below = [one for name in _COMBINED if isinstance(part.get(name), list) for one in part[name]]
+        if isinstance(part.get("$ref"), str):
+            below.append(_at(schema, part["$ref"]))
+        known[id(part)] = 1 + sum(_alternatives(one, schema, known) for one in below)
+    return known[id(part)]
+
+
+def _at(schema: Any, reference: str) -> Any:
+    """Return what a reference within a schema is to; None if that is not there."""
+    found = schema
+    for step in unquote(reference.removeprefix("#")).split("/")[1:]:
+        name = step.replace("~1", "/").replace("~0", "~")
+        if isinstance(found, list):
+            found = found[int(name)] if name.isdecimal() and int(name) < len(found) else None
+        else:
+            found = found.get(name) if isinstance(found, dict) else None
+    return found
 
 
 def _item_counts(schema: Any) -> Iterator[float]:

@@ -91,6 +91,8 @@ def with_tools(limits: EngineLimits, draft: Draft, sampling: Sampling, chosen: C
     form = limits.tool_format
     if form is None or chosen.tools.choice == AUTO:
         return replace(draft, tools=chosen.tools), sampling
+    if not limits.has_schemas:
+        raise RowError(f"the engine knows no schemas, so 'tool_choice' has to be {AUTO} or {NONE}")
     schema = json.dumps(call_schema(form, chosen.parameters))
     return replace(draft, tools=replace(chosen.tools, opening=form.opening)), replace(sampling, schema=schema)
 

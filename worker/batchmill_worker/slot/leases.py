@@ -89,7 +89,7 @@ class Heartbeat:
         self._models_changed = False
         self.batches: Callable[[], list[BatchChoice]] = list  # the batch sizes to announce
         self.leaves_at: Callable[[], float | None] = lambda: None  # when the machine ends
-        self.on_beat: Callable[[], object] = lambda: None  # what else is shared now and then; it never raises
+        self.on_beat: list[Callable[[], None]] = []  # what else is shared now and then; none of them raises
         self._thread = GuardedThread("heartbeat", self._run)
 
     @property
@@ -165,7 +165,8 @@ class Heartbeat:
                 case never:
                     assert_never(never)
         self._announce()
-        self.on_beat()
+        for share in self.on_beat:
+            share()
 
     def _announce(self) -> None:
         with self._lock:

@@ -106,7 +106,7 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     controllers = _controllers(settings, ledger, worker, traffic)
     heartbeat.batches, heartbeat.leaves_at = controllers.choices, LeavingFile(board_file.parent).read
     trends = TrendRecorder(ledger.trends, worker.device)
-    heartbeat.on_beat = lambda: (trends.save(), counts.time.write())
+    heartbeat.on_beat = [trends.save, counts.time.write]
     queues = ModelQueues(settings.pool, heartbeat)
     operators = OperatorCache(
         worker.device,

@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import json
 import os
-from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -26,6 +25,7 @@ from batchmill.errors import InvalidParams, InvalidRows, MissingExtra, StaleToke
 from batchmill.jobs.sink import ID, INDEX_FROM_ROWS, ROOT, IndexSpec
 from batchmill_worker.stores.base import COMPARISONS, DISTANCE, Published, Receipt, cannot_search, foreign, twins
 from batchmill_worker.stores.filters import check_columns, terms_of
+from batchmill_worker.stores.lance_upkeep import clean, extend_index, is_conflict, join_fragments
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -44,9 +44,8 @@ JOB_PROPERTY = "batchmill"
 SCHEMA_ERROR = "LanceError(Schema)"
 """What errors about names and types of columns begin with: an OSError as those of disks, but waiting does not help."""
 
-LOOK_BACK = 1_000  # transactions among which a job looks for its own
+LOOK_BACK = 1_000  # versions among which a job looks for its own
 MAX_TRIES = 20  # to commit onto the newest version, while others commit as well
-KEPT_FOR = timedelta(hours=1)  # former versions, for those who read them
 PROBES, REFINE = 20, 5
 _METRICS = {"cosine": "cosine", "l2": "l2", "dot": "dot"}
 
@@ -88,11 +87,11 @@ class LanceStore:
         for _ in range(MAX_TRIES):
             before = self._own()
             if before is not None and _was_published(before, build.job):
-                return self._indexed(before, build, 0)
+                return self._kept_up(before, build, 0, before.version)
             operation, deleted = self._operation(build, before, fragments)
             after = self._commit(operation, before, {JOB_PROPERTY: build.job})
             if after is not None:
-                return self._indexed(after, build, deleted)
+                return self._kept_up(after, build, deleted, 0 if before is None else before.version)
         raise StorageUnavailable(f"{self._path} is changed by others all the time.", path=self._path)
 
     def search(
@@ -173,17 +172,18 @@ class LanceStore:
         except lance.commit.CommitConflictError:
             return None
         except OSError as error:
-            if "onflict" in str(error) or "already exists" in str(error):
+            if is_conflict(error):
                 return None
             raise self._unavailable("write to", error) from error
 
-    def _indexed(self, table: LanceDataset, build: Build, deleted: int) -> Published:
-        """Build the index that the sink asks for, or add the new rows to it."""
+    def _kept_up(self, table: LanceDataset, build: Build, deleted: int, before: int) -> Published:
+        """Build the index that the sink asks for, or keep it and the table fast. before: the version that was there."""
         sink, rows = build.sink, table.count_rows()
         has_index = bool(table.describe_indices())
         wanted = sink.index != "none" and (rows >= INDEX_FROM_ROWS or isinstance(sink.index, IndexSpec))
+        self._guarded(lambda: join_fragments(table), "join files of")
         if has_index:
-            self._guarded(table.optimize.optimize_indices, "index")
+            self._guarded(lambda: extend_index(table), "index")
         elif wanted:
             spec = sink.index if isinstance(sink.index, IndexSpec) else IndexSpec()
             self._guarded(
@@ -197,7 +197,7 @@ class LanceStore:
                 ),
                 "index",
             )
-        table.cleanup_old_versions(KEPT_FOR)
+        self._guarded(lambda: clean(table, before), "delete former versions of")
         return Published(rows, deleted, "hnsw" if has_index or wanted else "none")
 
     def _own(self) -> LanceDataset | None:
@@ -231,13 +231,28 @@ class LanceStore:
 
 
 def _was_published(table: LanceDataset, job: str) -> bool:
-    """Return whether a job's rows are committed. Raises `StaleToken` if those of a newer job are, and its own not."""
-    properties = (one.transaction_properties or {} for one in table.get_transactions(LOOK_BACK) if one is not None)
-    jobs = [found for one in properties if (found := one.get(JOB_PROPERTY))]
-    if job in jobs:
-        return True
-    if jobs and max(jobs) > job:
-        raise StaleToken(f"job {max(jobs)} has published rows into the same table since.")
+    """Return whether a job's rows are committed. Raises `StaleToken` if those of a newer job are, and its own not.
+
+    Jobs publish in the order of their ids, so behind an older one there is nothing to look for.
+    """
+    newest = ""
+    for version in range(table.version, max(table.version - LOOK_BACK, 0), -1):
+        try:
+            transaction = table.read_transaction(version)
+        except TypeError:  # pylance cannot show that an index was written again for joined files: it is no job's
+            continue
+        except OSError as error:
+            if "was not found" in str(error):  # deleted after its time, as all before it
+                break
+            raise StorageUnavailable(f"could not read {table.uri}: {error}", path=table.uri) from error
+        found = None if transaction is None else (transaction.transaction_properties or {}).get(JOB_PROPERTY)
+        if found == job:
+            return True
+        if found is not None and found < job:
+            break
+        newest = newest or found or ""
+    if newest:
+        raise StaleToken(f"job {newest} has published rows into the same table since.")
     return False
 
 

@@ -85,7 +85,7 @@ def _values_as(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[list[Any], l
     if not has_no_times and any(map(_is_no_python_time, values)):
         values = [values_of(column.slice(place, 1))[0] for place in range(len(values))]  # others in it make it so
         places = [place for place, value in enumerate(values) if _is_no_python_time(value)]
-        return values, places, "expected whole microseconds in the years 1 to 9999"
+        return values, places, "expected times in microseconds, in the years 1 to 9999"
     if pa.types.is_integer(kind) and pa.types.is_integer(found) and not found.equals(kind):
         places = [place for place, value in enumerate(values) if value is not None and not _is_of(value, kind)]
         return values, places, f"expected a value of {kind}, as in the rows before"

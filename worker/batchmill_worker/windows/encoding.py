@@ -22,6 +22,9 @@ if TYPE_CHECKING:
     from batchmill_worker.windows.rules import WindowRule
 
 VERSION = 1
+MAX_KEPT_TEXT = 512
+"""Characters of a window as JSON, at most, that are kept beside it: of one that collects rows they may be many."""
+
 _MARK = "__batchmill_type__"
 _READERS: dict[str, Callable[[Any], Any]] = {
     "bytes": base64.b64decode,
@@ -39,17 +42,25 @@ def encode_state(state: WindowState, schema: pa.Schema) -> bytes:
 
     Raises `InvalidRows` for a value of a type that cannot be kept.
     """
-    windows = [
-        [list(one.key), one.start, one.end, one.number, one.id, one.sums, one.rows, one.nbytes, one.firings,
-         int(one.has_new_rows)]
-        for of_key in state.windows.values()
-        for one in of_key
-    ]  # fmt: skip
+    has_mark = _has_mark(schema)
     clocks = _escaped({name: [one.highest, one.seen_ms] for name, one in state.clocks.items()})
     numbers = [state.watermark, state.rows_seen, state.firings, state.opened]
-    written = [VERSION, encode_schema(schema), numbers, clocks, _escaped(windows) if _has_mark(schema) else windows]
-    text = json.dumps(written, separators=(",", ":"), default=_marked)
-    return zlib.compress(text.encode(), 1)
+    head = _ENCODER.encode([VERSION, encode_schema(schema), numbers, clocks]).removesuffix("]")
+    windows = ",".join(_text_of(one, has_mark=has_mark) for of_key in state.windows.values() for one in of_key)
+    return zlib.compress(f"{head},[{windows}]]".encode(), 1)
+
+
+def _text_of(window: OpenWindow, *, has_mark: bool) -> str:
+    """Return a window as JSON; most have not changed since the last state, and are not written again."""
+    if window.text:
+        return window.text
+    times = window.start, window.end, window.number, window.id
+    counts = window.rows, window.nbytes, window.firings, int(window.has_new_rows)
+    written = [window.key, *times, window.sums, *counts]
+    text = _ENCODER.encode(_escaped(written) if has_mark else written)
+    if len(text) <= MAX_KEPT_TEXT:
+        window.text = text
+    return text
 
 
 def decode_state(data: bytes, rule: WindowRule) -> tuple[WindowState, pa.Schema]:
@@ -95,6 +106,9 @@ def _marked(value: Any) -> dict[str, str]:
         f"a window cannot keep a value of the type {type(value).__name__}.",
         hint="Convert the column in a stage before, or leave it out of the aggregates.",
     )
+
+
+_ENCODER = json.JSONEncoder(separators=(",", ":"), default=_marked)
 
 
 def _has_mark(schema: pa.Schema) -> bool:

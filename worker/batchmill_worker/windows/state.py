@@ -33,6 +33,7 @@ class OpenWindow:
     has_new_rows: bool = True  # since it fired last
     is_closed: bool = False  # entries of the queue may still name it
     looked_at: int = 0  # when the queue has it; its other entries there are void
+    text: str = ""  # how it was stored, if it has not changed since
 
 
 @dataclass(slots=True)

@@ -237,6 +237,7 @@ class Windows:
             self.state.nbytes += more
         window.rows += 1
         window.has_new_rows = True
+        window.text = ""
         if window.firings:
             self._again.append(window)
 
@@ -286,4 +287,5 @@ class Windows:
         fired = (window.key, window.id, window.start, window.end, window.firings, window.rows, results)
         window.firings += 1
         window.has_new_rows = False
+        window.text = ""
         return Firing(*fired)

@@ -63,10 +63,10 @@ _NEEDED = (
 @click.option("--workers", type=click.IntRange(1, 256), default=2, show_default=True, help="Worker processes.")
 @click.option("--rows", "limit", type=click.IntRange(1), help="Take only the first N chapters.")
 def demo(folder: Path, workers: int, limit: int | None) -> None:
-    """Chunk and embed Python's language reference into an index here, and search it.
+    """Chunk and embed Python's language reference here, and search it.
 
     Chunking and embedding are two stages of one job, whose sink is a Lance table. Starts its own service, which stops
-    with the command; the table stays. Needs no network: the text is part of Python, and the model is in an installed
+    with the command; the index stays. Needs no network: the text is part of Python, and the model is in an installed
     package.
     """
     from batchmill.cli.demo.folder import DemoFolder

@@ -34,6 +34,13 @@ MAX_MACHINES = 10_000
 def pools(client: Client, report: bool, days: int, as_json: bool) -> None:
     """List pools, and how many workers they need.
 
+    A pool is a group of workers; jobs name theirs, or run in `default`. WANTED is how many workers would do what is
+    left in the target time of the pool, and WHY the reason. RUNNING is the number of shards that run, of those that
+    the workers take at once; WAITING is the number of other shards. DRAIN is how long the workers that are there need.
+
+    With --report, ENOUGH is the worker hours that the work needed, BUSY those in which devices worked, and PEAK the
+    most workers that were there, of the most that were wanted.
+
     With --json, print one JSON object per line.
     """
     from batchmill.cli.terminal.console import print_json, print_table

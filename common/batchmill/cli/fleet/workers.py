@@ -183,7 +183,9 @@ def _default(field: dict[str, Any]) -> str:
 def streams(client: Client, as_json: bool) -> None:
     """List jobs that read streams, and streams of sent rows.
 
-    Jobs are shown with their lag and watermark.
+    LAG is the number of rows that wait in the source. WATERMARK is the time up to which events were read. AWAY is why a
+    source does not answer; it is tried again. The second table has the streams to which rows were sent with
+    `Client.push`, with the bytes of rows that no job has settled.
 
     With --json, print one JSON object per line.
     """
@@ -206,7 +208,11 @@ def streams(client: Client, as_json: bool) -> None:
         "WATERMARK",
         Column("AWAY", is_below=True),
     )
-    print_table(columns, [_stream_row(status) for status in reading], empty="No job reads a stream.")
+    print_table(
+        columns,
+        [_stream_row(status) for status in reading],
+        empty="No job reads a stream. docs/how-to/streams.md shows how to submit one.",
+    )
     if sent:
         from batchmill.wording import byte_size
 

@@ -76,7 +76,8 @@ def usage_of(pool: str, days: Sequence[DayUsage], since: date, currency: str) ->
 
 def _advice(present_h: float, enough_h: float, most_present: int, most_wanted: int, saved: str) -> str:
     if most_wanted > most_present:
-        return f"at its peak the work needed {count(most_wanted, 'worker')}, and {most_present} were there"
+        were = "was" if most_present == 1 else "were"
+        return f"at its peak the work needed {count(most_wanted, 'worker')}, and {most_present} {were} there"
     if present_h > SLACK * enough_h:
         money = "" if saved.startswith(("0.00 ", "-")) else f", {saved} less"
         return f"{enough_h:.1f} worker hours would have been enough{money}: let the number of workers follow the work"

@@ -5,7 +5,8 @@
 2. The cache has room for every row at its longest, so that none is put off. Blocks that rows share are computed once.
 3. Numbers are bfloat16 on GPUs that compute in it, else float16, and float32 on the CPU.
 
-It knows no schema, no stop text and no seed of a row: a job that asks for them is refused.
+It knows no schema, no stop text and no seed of a row: a job that asks for them is refused, as is one that requires a
+call of a function, which takes a schema.
 """
 
 from __future__ import annotations
@@ -96,6 +97,8 @@ class TransformersEngine:
             has_logprobs=False,
             is_exact=self.precision == "float32",
             continues=True,
+            has_tools=self._tokenizer.tool_format is not None,
+            tool_format=self._tokenizer.tool_format,
             vocabulary=int(config.get_text_config().vocab_size),
         )
         self._ends = _ends(self._model, self._tokenizer.end)
