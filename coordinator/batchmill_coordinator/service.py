@@ -314,7 +314,7 @@ class Service:
             ),
             LedgerKeeper(ledger, blobs, clocks, self.notices, self.clock),
             Watcher(ledger, fleet, self.clock, settings.currency, counts),
-            Scaler(ledger, self._targets),
+            Scaler(ledger, self._targets, self._shares),
         ]
 
     def _batch_keeper(self, clocks: ClockGuard) -> BatchKeeper:

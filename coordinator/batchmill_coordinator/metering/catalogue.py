@@ -113,6 +113,12 @@ WORKERS_WANTED = Metric(
 DRAIN = Metric(
     "batchmill_pool_drain_seconds", GAUGE, "Time that the workers of a pool need for what is left, if known", ("pool",)
 )
+HELD = Metric(
+    "batchmill_pool_held_seconds",
+    GAUGE,
+    "Device time left that limits of tenants keep from being done in the target time of a pool",
+    ("pool",),
+)
 WORKERS = Metric("batchmill_workers", GAUGE, "Workers of a pool, a device process each", ("pool",))
 REVISIONS = Metric(
     "batchmill_pool_operator_revisions",
@@ -215,6 +221,7 @@ LEADER_METRICS = (
     WORKERS,
     WORKERS_WANTED,
     DRAIN,
+    HELD,
     CAPACITY,
     REVISIONS,
     OVER_BUDGET,
