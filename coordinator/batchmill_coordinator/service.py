@@ -67,16 +67,16 @@ from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.roles.role import RoleThread
 from batchmill_coordinator.roles.scaler import Scaler
 from batchmill_coordinator.roles.sending.notifier import Notifier
-from batchmill_coordinator.roles.stream_keeper import StreamKeeper
 from batchmill_coordinator.roles.straggler_watch import StragglerWatch
+from batchmill_coordinator.roles.stream_keeper import StreamKeeper
 from batchmill_coordinator.roles.streams.roller import Roller
 from batchmill_coordinator.roles.watcher import Watcher, runs_nothing, why_blocked
 from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 from batchmill_coordinator.scheduling.model_demand import ModelNames, starting
 from batchmill_coordinator.scheduling.scaling.targets import PoolTargets
 from batchmill_coordinator.scheduling.scaling.view import ScaleView
-from batchmill_coordinator.scheduling.tenant_loads import TenantLoads
 from batchmill_coordinator.scheduling.stragglers import Lateness
+from batchmill_coordinator.scheduling.tenant_loads import TenantLoads
 from batchmill_coordinator.scheduling.tenant_shares import TenantShares
 from batchmill_coordinator.status.insights import Insights
 from batchmill_coordinator.status.notices import Notices

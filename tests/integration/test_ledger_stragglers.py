@@ -42,7 +42,7 @@ def straggler(ledger: Ledger, epoch: int) -> ShardRef:
 
 
 def second_attempt(ledger: Ledger, epoch: int, straggler: ShardRef) -> ShardRef:
-    second = ledger.shards.speculate(straggler, "default", epoch)
+    second = ledger.stragglers.speculate(straggler, "default", epoch)
     assert second is not None
     return second
 
@@ -97,8 +97,8 @@ def test_the_worker_of_a_straggler_does_not_get_the_second_attempt(
 def test_an_attempt_is_run_a_second_time_only_once(ledger: Ledger, epoch: int, straggler: ShardRef) -> None:
     second = second_attempt(ledger, epoch, straggler)
     claim(ledger, second, "w2 a")
-    assert ledger.shards.speculate(second, "default", epoch) is None
-    assert ledger.shards.speculate(straggler, "default", epoch) is None
+    assert ledger.stragglers.speculate(second, "default", epoch) is None
+    assert ledger.stragglers.speculate(straggler, "default", epoch) is None
 
 
 def test_a_straggler_whose_lease_runs_out_is_dropped_and_the_second_attempt_goes_on(
@@ -123,7 +123,7 @@ class Published:
     def __init__(self) -> None:
         self.refs: list[ShardRef] = []
 
-    def publish(self, operator: str, queue: str, ref: ShardRef, *_: Any) -> None:
+    def publish(self, _operator: str, _queue: str, ref: ShardRef, *_: Any) -> None:
         self.refs.append(ref)
 
 

@@ -134,7 +134,7 @@ class Lockstep(RuleBasedStateMachine):
         refs = []
 
         def speculate() -> str:
-            refs.append(self.ledger.shards.speculate(ref, "default", epoch))
+            refs.append(self.ledger.stragglers.speculate(ref, "default", epoch))
             return said(refs[0] is not None, "nothing")
 
         self.check(self.model.speculate(ref, epoch), speculate)

@@ -380,7 +380,11 @@ class Model:
         return len(found)
 
     def finish(self, job: Job, state: str, epoch: int) -> str:
-        open_work = not job.is_settled if state == "completed" else any(ref.job_id == job.id for ref, _ in (self.attempts("running") | self.stragglers()).values())
+        open_work = (
+            not job.is_settled
+            if state == "completed"
+            else any(ref.job_id == job.id for ref, _ in (self.attempts("running") | self.stragglers()).values())
+        )
         if not self.leads(epoch) or DUE.get(job.state) != state or open_work:
             return "busy"
         for stage in job.stages:

@@ -152,29 +152,6 @@ class ShardLedger:
         )
         return ShardRef(job_id, stage.number, shard_id, token) if token else None
 
-    def speculate(self, ref: ShardRef, pool: str, epoch: int) -> ShardRef | None:
-        """Queue a shard again while its attempt runs on, as the leader; the caller publishes the message.
-
-        The first of the two to commit has the shard. None when the attempt does not run, or is the second one already.
-        """
-        token = calls.speculate(self._store, pool=pool, epoch=epoch, attempt=ref)
-        return ShardRef(ref.job_id, ref.stage, ref.shard_id, token) if token else None
-
-    def running_since(self, stages: Collection[StageKey]) -> dict[StageKey, dict[ShardRef, tuple[int, int]]]:
-        """Of each of these stages, the attempts that run without a straggler: when it was claimed (ms), and its rows."""
-        with redis_errors():
-            found = [ShardRef.from_key(key) for key in self._store.redis.zrange(self._keys.leases(), 0, -1)]
-        refs = [ref for ref in found if (ref.job_id, ref.stage) in stages]
-        with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
-            for ref in refs:
-                pipe.hmget(self._shard_key(ref), "state", "token", "straggler", "claimed_at", "rows")
-            shards = zip(refs, pipe.execute(), strict=True)
-        running: dict[StageKey, dict[ShardRef, tuple[int, int]]] = {}
-        for ref, (state, token, straggler, claimed_at, rows) in shards:
-            if state == b"running" and int(token) == ref.token and straggler is None and claimed_at is not None:
-                running.setdefault((ref.job_id, ref.stage), {})[ref] = (int(claimed_at), int(rows))
-        return running
-
     def unqueue_orphaned(self, refs: Sequence[ShardRef], pool: str, epoch: int) -> int:
         """Take back queued attempts whose messages are gone from their queue; returns how many were still queued."""
         return calls.unqueue_orphaned(self._store, pool=pool, epoch=epoch, attempts=refs) if refs else 0

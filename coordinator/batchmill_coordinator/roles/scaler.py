@@ -10,16 +10,16 @@ from batchmill_coordinator.scheduling.scaling.decisions import (
     PoolReading,
     decide,
     due_by_pool,
-    limited_by_pool,
     kept_memories,
+    limited_by_pool,
     pools_to_scale,
 )
 from batchmill_coordinator.scheduling.scaling.view import read_memories
 
 if TYPE_CHECKING:
     from batchmill.fleet import PoolScale, WorkerInfo
-    from batchmill.ledger import Ledger
     from batchmill.jobs.cost import Totals
+    from batchmill.ledger import Ledger
     from batchmill_coordinator.scheduling.scaling.targets import PoolTargets
     from batchmill_coordinator.scheduling.scaling.workers_wanted import LimitedWork
     from batchmill_coordinator.scheduling.tenant_shares import TenantShares

@@ -1,9 +1,9 @@
 """The straggler watch: runs shards a second time that hold up the end of a stage, in slots that are idle.
 
 1. It looks for stages with nothing left but shards that run, in pools with free slots (`may_have_stragglers`).
-2. Of those it reads since when their attempts run. One that is late (`stragglers_of`) becomes a straggler: its shard is
-   queued again (`speculate.lua`) while it runs on. The ledger lets the first of the two commit, and the other one ends at
-   its next batch.
+2. Of those it reads since when their attempts run. One that is late (`stragglers_of`) becomes a straggler: its shard
+   is queued again (`speculate.lua`) while it runs on. The ledger lets the first of the two commit, and the other one
+   ends at its next batch.
 3. The second attempt is one like any other: its lost message is published again by the recoverer, and it is retried. It
    is refused to the worker that has the straggler.
 """
@@ -73,7 +73,7 @@ class StragglerWatch:
         ending = [one for one in stages if may_have_stragglers(one) and view.can_run(one.stage)]
         if free <= 0 or not ending:
             return
-        running = self._ledger.shards.running_since({one.key for one in ending})
+        running = self._ledger.stragglers.running_since({one.key for one in ending})
         loads: dict[str, int] = {}
         for one in stages:
             loads[one.job.tenant] = loads.get(one.job.tenant, 0) + one.stage.shards_in_flight
@@ -81,14 +81,18 @@ class StragglerWatch:
         for one in ending:
             tenant = one.job.tenant
             for ref in stragglers_of(one, running.get(one.key, {}), view, now_ms, self._lateness):
-                if free <= 0 or self._guard.is_set_aside(ref.job_id) or not self._shares.has_place(tenant, loads[tenant]):
+                if (
+                    free <= 0
+                    or self._guard.is_set_aside(ref.job_id)
+                    or not self._shares.has_place(tenant, loads[tenant])
+                ):
                     break
                 with self._guard.over(ref.job_id):
                     self._run_again(one, ref, name, now_ms - running[one.key][ref][0], epoch)
                 free, loads[tenant] = free - 1, loads[tenant] + 1
 
     def _run_again(self, one: JobStage, ref: ShardRef, pool: str, age_ms: int, epoch: int) -> None:
-        second = self._ledger.shards.speculate(ref, pool, epoch)
+        second = self._ledger.stragglers.speculate(ref, pool, epoch)
         if second is None:
             return
         message = (

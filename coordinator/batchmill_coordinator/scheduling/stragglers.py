@@ -1,8 +1,8 @@
 """Which shards are run a second time: those that hold up the end of a stage while workers are idle. Pure.
 
-An attempt is a straggler once it has run for `factor` times as long as its rows are expected to take, by what the rows of
-its stage took so far, and for the time on top that a model may take to load. The second attempt only takes a slot that
-nothing else can use: all rows of the stage are planned, none of its shards waits, and its pool has free slots.
+An attempt is a straggler once it has run for `factor` times as long as its rows are expected to take, by what the rows
+of its stage took so far, and for the time on top that a model may take to load. The second attempt only takes a slot
+that nothing else can use: all rows of the stage are planned, none of its shards waits, and its pool has free slots.
 
 Stages are left out whose shards run one after the other or that limit how many run at once: there the others wait by
 design. So is one of which nothing is done yet, since nothing can be expected of it.

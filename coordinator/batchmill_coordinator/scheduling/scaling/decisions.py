@@ -166,16 +166,14 @@ def limited_by_pool(
 ) -> dict[str, list[LimitedWork]]:
     """Return by pool what is left of the tenants with limits.
 
-    jobs: by tenant, how many of its jobs live, and the records of some of them. If they are not all, the others are taken
-    to have as much left as these.
+    jobs: by tenant, how many of its jobs live, and the records of some of them. If they are not all, the others are
+    taken to have as much left as these.
     """
     limited: dict[str, list[LimitedWork]] = {}
     for tenant, (number, records) in jobs.items():
-        left: dict[str, float] = {}
+        left = Counter[str]()
         for record in records:
-            if record.state.takes_shards:
-                for pool, work_s in stage_work(record, totals).items():
-                    left[pool] = left.get(pool, 0.0) + work_s
+            left.update(stage_work(record, totals) if record.state.takes_shards else {})
         for pool, work_s in left.items():
             limited.setdefault(pool, []).append(LimitedWork(max_shards[tenant], work_s * number / len(records)))
     return limited

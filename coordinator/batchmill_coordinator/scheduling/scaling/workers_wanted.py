@@ -5,9 +5,9 @@
 2. Otherwise more are wanted, for what is missing: each of them works for the target time less its start. If the workers
    that are there are done before a new one has started, none is.
 3. Jobs with deadlines may need more.
-4. Work of tenants with a limit counts as far as the limit lets it run: each of their shards occupies one worker, so in the
-   target time a limit of k shards lets k workers work. More than what the other work needs and all these limits together
-   is never wanted, whatever a deadline or the time of a start asks for.
+4. Work of tenants with a limit counts as far as the limit lets it run: each of their shards occupies one worker, so
+   in the target time a limit of k shards lets k workers work. More than what the other work needs and all these limits
+   together is never wanted, whatever a deadline or the time of a start asks for.
 5. The maxima in machines and in money an hour come last.
 
 The number goes up and down with the work; who starts and stops workers holds its largest value for as long as a start
@@ -34,7 +34,7 @@ MAX_WORKERS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class LimitedWork:
-    """What is left of a tenant that may have only so many shards in flight. max_shards: how many; work_s: device time."""
+    """What is left, in device time, of a tenant that may have up to `max_shards` in flight."""
 
     max_shards: int
     work_s: float
