@@ -13,6 +13,7 @@ from batchmill.errors import InvalidParams, InvalidRequest, NotFound
 from batchmill.jobs.shard import Slice, part_of
 from batchmill.jobs.stages import last_stage, stage_called
 from batchmill.ledger.formats.record import JobStage
+from batchmill.ledger.jobs import no_such_job
 from batchmill.stage_results import StageResults, kept_parts, settled_shards
 
 if TYPE_CHECKING:
@@ -31,10 +32,15 @@ class JobResults:
         self._ledger = ledger
         self._workspace = workspace
 
-    def find(self, named: NamedResults) -> JobStage:
-        """Return the stage that is named. Raises `InvalidParams` if there is none."""
+    def find(self, named: NamedResults, tenant: str | None = None) -> JobStage:
+        """Return the stage that is named. Raises `InvalidParams` if there is none.
+
+        tenant: whose job it must be, before anything is said of it; None: that was checked when a job was submitted.
+        """
         try:
             job = self._ledger.jobs.read(named.job)
+            if tenant not in (None, job.tenant):
+                raise no_such_job(named.job)
             number = last_stage(job.spec) if named.stage is None else stage_called(job.spec, named.stage)
         except (NotFound, InvalidRequest) as error:
             raise InvalidParams(error.message, hint=error.hint, job=named.job) from error

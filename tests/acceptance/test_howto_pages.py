@@ -40,6 +40,37 @@ def test_a_folder_is_embedded_and_its_output_is_read(sandbox: Sandbox, command: 
     assert sandbox.run("python embed_folder.py", timeout_s=200) == "3\n"
 
 
+def test_a_stream_gives_the_rows_that_are_sent_and_windows_give_one_row_for_each_user_and_minute(
+    sandbox: Sandbox, command: Callable[[str, str], str]
+) -> None:
+    for name in ("streams", "windows"):
+        (sandbox.folder / f"{name}.py").write_text(command(f"{HOW_TO}{name}.md", name))
+
+    assert sandbox.run("python streams.py", timeout_s=100) == "ada /\nbob /about\ncompleted\n"
+    printed = sandbox.run("python windows.py", timeout_s=100).splitlines()
+    assert printed[0] == "0 2030-03-17 17:47:00+00:00 20 0.285"
+    assert len(printed) == 15
+
+
+def test_a_job_is_planned_submitted_and_compared_with_its_plan(
+    sandbox: Sandbox, command: Callable[[str, str], str]
+) -> None:
+    page = f"{HOW_TO}plans.md"
+    sandbox.start(command(page, "plans service"), writes=STARTED)
+
+    printed = sandbox.run(command(page, "plans"), timeout_s=200)
+    assert "of which" in printed
+    assert "20000 rows done" in printed.replace(",", "")
+    assert printed.splitlines()[-1].split("\t")[2] == "20,000"
+
+
+def test_trials_are_listed(sandbox: Sandbox, command: Callable[[str, str], str]) -> None:
+    page = f"{HOW_TO}trials.md"
+    sandbox.start(command(page, "trials service"), writes=STARTED)
+
+    assert sandbox.run(command(page, "trials")).count("SETTING") == 2
+
+
 def _tar(number: int) -> bytes:
     packed = io.BytesIO()
     with tarfile.open(fileobj=packed, mode="w") as archive:

@@ -302,6 +302,17 @@ def test_results_between_stages_are_read_by_jobs_of_their_tenant_alone(mill: Mil
     assert mill.submit(ACME, source={"job": job, "stage": "a"}).status == 201
 
 
+def test_results_of_another_tenant_are_no_table_and_nothing_is_said_of_its_stages(mill: Mill) -> None:
+    stages = [{"operator": "echo", "name": "secret", "keep": True}, {"operator": "echo", "name": "b"}]
+    job = str(mill.call("POST", "/v1/jobs", {"stages": stages, "rows": ROWS}, ACME).json["id"])
+    assert b'"state":"completed"' in mill.call("GET", f"/v1/jobs/{job}/events", token=ACME).body
+    for base in (f"job:{job}/secret", f"job:{job}/no", f"job:{job}"):
+        answer = mill.submit(BETA, operator="knn", rows=[{"embedding": [1.0]}], params={"base": base})
+        assert answer.code == "invalid_params"
+        assert b"secret'" not in answer.body
+        assert b"no job" in answer.body
+
+
 def test_costs_are_those_of_the_tenant_and_an_admin_sees_all(mill: Mill) -> None:
     ended_job(mill, ACME)
     ended_job(mill, BETA)

@@ -113,7 +113,7 @@ def test_a_leader_that_was_replaced_notes_nothing(week: Week, tmp_path: Path) ->
     assert (rolled(week), rows_in(tmp_path / "out")) == (before, before.rows)
 
 
-def test_a_frozen_leader_that_goes_on_does_not_overwrite_a_roll(
+def test_a_frozen_leader_that_continues_does_not_overwrite_a_roll(
     week: Week, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     week.step()

@@ -15,7 +15,7 @@ from batchmill_worker.generation.base import Answer, Draft, Message
 from batchmill_worker.generation.drafts import PromptTemplate, chat, chat_of_column
 from batchmill_worker.generation.fitting import fit, fit_parts
 from batchmill_worker.generation.logprobs import read_logprobs
-from batchmill_worker.generation.row_options import RowSchemas
+from batchmill_worker.generation.row_options import RowSchemas, read_options
 from batchmill_worker.generation.schemas import AnswerSchema
 from batchmill_worker.generation.seeds import row_seed
 from batchmill_worker.operators.chat import Chat
@@ -183,6 +183,7 @@ DOUBLED = {
         ({"type": "array", "minItems": 1_000_000_000}, "come to more than 10,000"),
         ({"properties": {name: {"type": "array", "maxItems": 4000} for name in "abc"}}, "come to more than 10,000"),
         ({"enum": ["a" * 20_000]}, "at most 16,384 are allowed"),
+        (json.loads('{"not":' * 400 + "{}" + "}" * 400), "nested deeper than 100 levels"),
     ],
 )
 def test_a_schema_of_a_row_that_takes_long_to_prepare_fails_its_row(schema: dict[str, Any], message: str) -> None:
@@ -318,3 +319,11 @@ def test_splitting_refuses_what_describes_one_answer() -> None:
     for more in ({"schema": {"type": "object"}}, {"logprobs": 1}):
         with pytest.raises(InvalidParams, match="'split'"):
             Chat(model="package:x", prompt="{body}", on_long="split", **more)
+
+
+def test_what_is_nested_too_deep_to_be_read_fails_its_row() -> None:
+    deep = '{"a":' * 2000 + "1" + "}" * 2000
+    with pytest.raises(RowError, match="nested too deep"):
+        RowSchemas("chat").get(deep)
+    with pytest.raises(RowError, match="'options' is no JSON"):
+        read_options("chat", {"options": deep}, "options")

@@ -172,10 +172,10 @@ def _compared(plan: Plan) -> tuple[str, str, str]:
 def trends(client: Client, operator: str | None, as_json: bool) -> None:
     """Show how fast operators were, and what has changed.
 
-    The latest jobs are compared, on each type of device. PER UNIT is the time of a device for a unit of work: a
-    token, a pixel or a row, as the operator counts. A change is shown when noise does not explain it: NOW is the
-    change of that time, so +20% is slower, SINCE is when it began, and CHANGED is what else changed then. With
-    OPERATOR, only this one is shown, with a bar for each job.
+    The latest jobs are compared, on each type of device. PARAMS is a digest of the parameters. PER UNIT is the time of
+    a device for a unit of work: a token, a pixel or a row, as the operator counts. A change is shown when noise does
+    not explain it: NOW is the change of that time, so +20% is slower, SINCE is when it began, and CHANGED is what else
+    changed then. With OPERATOR, only this one is shown, with a bar for each job.
 
     With --json, print one JSON object per line.
     """

@@ -62,10 +62,8 @@ class KeptResults:
         and `Conflict` if some of them are not there.
         """
         results = JobResults(self._ledger, self._workspace)
-        found = results.find(named)
+        found = results.find(named, tenant)
         job, stage = found
-        if job.tenant != tenant:
-            raise InvalidParams(no_such_job(named.job).message, job=named.job)
         if job.spec.output is not None and stage.number == last_stage(job.spec):
             raise InvalidParams(
                 f"the results of job {job.id} are in its output, {job.spec.output.path}.",

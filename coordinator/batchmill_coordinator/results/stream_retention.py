@@ -132,9 +132,8 @@ class StreamRetention:
             names = chain.from_iterable(blobs.list(f"{folder}/{stage.number}") for folder in folders)
             old = [one for one in names if is_of_shard_before(one, gone)]
             states = blobs.list(f"{state_folder(record.id)}/{stage.number}") if stage.spec.keeps_state else []
-            old += [
-                one for one in states if is_of_shard_before(one, gone - 1)
-            ]  # a shard that runs begins with that before
+            # a shard that runs begins with the state of the one before
+            old += [one for one in states if is_of_shard_before(one, gone - 1)]
             for name in old:
                 blobs.delete(name)
 

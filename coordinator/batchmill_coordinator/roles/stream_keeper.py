@@ -93,7 +93,7 @@ class StreamKeeper:
         self._retention.forget_all_but(live)
         ended = self._ledger.jobs.read_many(sorted(self._before - live))
         self._before = live
-        self._ask(records, [one for one in ended if one.state is JobState.COMPLETED])
+        self._ask([*records, *(one for one in ended if one.state is JobState.COMPLETED)])
         for record in records:
             if not self._retention_guard.is_set_aside(record.id):
                 with self._retention_guard.over(record.id):
@@ -104,18 +104,19 @@ class StreamKeeper:
             with apart(f"deleting old rows of the stream {name!r}"):
                 delete_pushed(self._ledger.streams, self._blobs, tenant, name, oldest)
 
-    def _ask(self, records: Sequence[JobRecord], completed: Sequence[JobRecord]) -> None:
+    def _ask(self, records: Sequence[JobRecord]) -> None:
         """Begin to measure and to settle the streams of all jobs; one that cannot be begun comes first another time.
 
-        completed: jobs that were live in the step before.
+        Jobs that have completed since the step before are only settled.
         """
         groups: dict[tuple[str, ...], list[JobRecord]] = defaultdict(list)
-        for record in (*records, *completed):
+        for record in records:
             if record.spec.stream is not None:
                 groups[record.spec.stream.identity].append(record)
         calls: list[tuple[_Call, Callable[[], _Answer | None]]] = []
         for group in groups.values():
-            calls += ((_Call("measure", one.id), partial(self._measure, one)) for one in group if one not in completed)
+            live = (one for one in group if one.state is not JobState.COMPLETED)
+            calls += ((_Call("measure", one.id), partial(self._measure, one)) for one in live)
             calls.append((_Call("settle", group[0].id), partial(self._settle, group)))
         self._turn = self._turn % max(len(calls), 1)
         for call, work in (*calls[self._turn :], *calls[: self._turn]):

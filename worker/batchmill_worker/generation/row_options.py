@@ -72,7 +72,7 @@ def read_options(operator: str, row: Mapping[str, Any], column: str | None) -> R
         first = error.errors(include_url=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise RowError(f"column {column!r}: {where}: {first['msg']}") from error
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise RowError(f"column {column!r} is no JSON: {error}") from error
 
 
@@ -93,3 +93,5 @@ class RowSchemas:
             )
         except InvalidParams as error:
             raise RowError(error.message) from error
+        except RecursionError as error:
+            raise RowError("the schema is nested too deep to be read") from error

@@ -21,6 +21,7 @@ MAX_SHOWN = 200
 MAX_REPETITIONS = 10_000
 """Of what a pattern repeats, and of the items of all arrays: engines unroll them, each into a piece of a grammar. A
 thousand million take more memory than a machine has, and no other row continues meanwhile."""
+MAX_DEPTH = 100
 _COUNTS = re.compile(r"\{(\d+)(?:,(\d*))?\}")
 _ITEMS = ("minItems", "maxItems")
 _COMBINED = ("allOf", "anyOf", "oneOf")
@@ -106,6 +107,12 @@ def _references(schema: Any) -> Iterator[str]:
 
 
 def _check_size(operator: str, schema: Mapping[str, Any]) -> None:
+    if _is_too_deep(schema):
+        raise InvalidParams(
+            f"operator {operator!r}: the schema is nested deeper than {MAX_DEPTH} levels.",
+            operator=operator,
+            parameter="schema",
+        )
     fault = None
     for pattern in _patterns(schema):
         counts = [_number(most or least) for least, most in _COUNTS.findall(pattern)]
@@ -119,6 +126,18 @@ def _check_size(operator: str, schema: Mapping[str, Any]) -> None:
         fault = f"a part of the schema combines itself, or more than {MAX_REPETITIONS:,} parts, by references"
     if fault is not None:
         raise InvalidParams(f"operator {operator!r}: {fault}.", operator=operator, parameter="schema")
+
+
+def _is_too_deep(schema: Any) -> bool:
+    level = [schema]
+    for _ in range(MAX_DEPTH):
+        level = [
+            inner
+            for one in level
+            if isinstance(one, dict | list)
+            for inner in (one.values() if isinstance(one, dict) else one)
+        ]
+    return bool(level)
 
 
 def _number(digits: str) -> int:
