@@ -295,7 +295,8 @@ class Service:
             Dispatcher(ledger, fleet, self._publisher, counts, self._shares),
             Recoverer(ledger, fleet, self._publisher, settler, settings.lease_ttl_s, counts),
             StragglerWatch(
-                *(ledger, fleet, self._publisher, counts, self._shares), Lateness(settings.straggler_factor)
+                *(ledger, fleet, self._publisher, counts, self._shares),
+                Lateness(settings.straggler_factor, settings.straggler_min_s),
             ),
             Finisher(ledger, outputs, clocks, counts),
             BufferKeeper(ledger, freed),

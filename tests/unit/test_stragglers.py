@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from batchmill.jobs.job import RetryPolicy
 from batchmill.jobs.shard import ShardId, ShardRef
 from batchmill.ledger.formats.record import JobStage
 from batchmill_coordinator.fleet.pools import PoolView
@@ -38,11 +39,11 @@ def late(ages_s: list[float], lateness: Lateness, rows: int = 10) -> list[int]:
 
 
 def test_an_attempt_is_late_after_a_multiple_of_its_predicted_time_and_the_time_of_a_load() -> None:
-    assert late([49.0, 51.0, 90.0], Lateness(3.0)) == [2, 1]  # 3 times 10 s, and 20 s
+    assert late([49.0, 51.0, 90.0], Lateness(3.0, 5.0)) == [2, 1]  # 3 times 10 s, and 20 s
 
 
 def test_no_short_shard_is_late_before_what_it_does_beside_computing_is_allowed_for() -> None:
-    assert late([25.0, 26.2], Lateness(3.0), rows=1) == [1]  # 1 s, 5 s and 20 s
+    assert late([25.0, 26.2], Lateness(3.0, 5.0), rows=1) == [1]  # 1 s, 5 s and 20 s
 
 
 def test_the_end_of_a_stage_may_have_stragglers() -> None:
@@ -67,3 +68,7 @@ def test_a_stage_with_other_work_or_none_or_without_a_measure_has_no_stragglers(
 @pytest.mark.parametrize("changes", [{"in_turn": True}, {"keeps_state": True}, {"max_at_once": 2}])
 def test_where_shards_wait_for_one_another_by_design_none_is_a_straggler(changes: dict[str, object]) -> None:
     assert not may_have_stragglers(with_spec(**changes))
+
+
+def test_rows_that_may_be_tried_only_once_are_not_run_a_second_time() -> None:
+    assert not may_have_stragglers(with_spec(retry=RetryPolicy(max_attempts=1)))

@@ -1,6 +1,7 @@
 """The straggler watch: runs shards a second time that hold up the end of a stage, in slots that are idle.
 
-1. It looks for stages with nothing left but shards that run, in pools with free slots (`may_have_stragglers`).
+1. It looks for stages with nothing left but shards that run, in pools with several workers and free slots
+   (`may_have_stragglers`).
 2. Of those it reads since when their attempts run. One that is late (`stragglers_of`) becomes a straggler: its shard
    is queued again (`speculate.lua`) while it runs on. The ledger lets the first of the two commit, and the other one
    ends at its next batch.
@@ -64,7 +65,8 @@ class StragglerWatch:
         views = self._fleet.pools() if in_flight else {}
         for name, keys in in_flight.items():
             view = views.get(name, EMPTY)
-            if len(keys) < view.capacity:  # each has a shard in flight at least
+            # each stage has a shard in flight at least, and no worker is given what it runs itself
+            if view.workers > 1 and len(keys) < view.capacity:
                 with apart(f"looking for stragglers in pool {name}"):
                     self._look(name, view, self._ledger.jobs.read_stages(keys), epoch)
 

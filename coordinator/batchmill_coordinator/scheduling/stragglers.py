@@ -5,7 +5,8 @@ of its stage took so far, and for the time on top that a model may take to load.
 that nothing else can use: all rows of the stage are planned, none of its shards waits, and its pool has free slots.
 
 Stages are left out whose shards run one after the other or that limit how many run at once: there the others wait by
-design. So is one of which nothing is done yet, since nothing can be expected of it.
+design. So is one of which nothing is done yet, since nothing can be expected of it, and one whose rows may be tried only
+once: the second attempt could fail them for good while the first one is about to succeed.
 
 This is the backup task of MapReduce (Dean and Ghemawat, 2004). Rejected: to take the shard from the slow attempt. It is
 often nearly done, and the second one may be as slow if the rows are to blame; whichever is first should count.
@@ -25,16 +26,17 @@ if TYPE_CHECKING:
     from batchmill.ledger.formats.record import JobStage
     from batchmill_coordinator.fleet.pools import PoolView
 
-MIN_EXTRA_S = 5.0
-"""No attempt is late before that: what an attempt does beside computing (reading, storing) is not in its prediction."""
-
 
 @dataclass(frozen=True, slots=True)
 class Lateness:
-    """From when on an attempt counts as a straggler. factor: of the predicted time; 0: never."""
+    """From when on an attempt counts as a straggler.
+
+    factor: of the predicted time; 0: never. min_extra_s: after the predicted time, in which nothing that an attempt does
+    beside computing (reading, storing) is counted.
+    """
 
     factor: float
-    min_extra_s: float = MIN_EXTRA_S
+    min_extra_s: float
 
     def limit_s(self, predicted_s: float, load_s: float) -> float:
         """Return how long an attempt may run."""
@@ -46,7 +48,7 @@ def may_have_stragglers(one: JobStage) -> bool:
     spec, stage = one.spec, one.stage
     if one.job.state is not JobState.RUNNING or not (stage.planned and stage.rows_timed):
         return False
-    if spec.in_turn or spec.keeps_state or spec.max_at_once is not None:
+    if spec.in_turn or spec.keeps_state or spec.max_at_once is not None or spec.retry.max_attempts == 1:
         return False
     return stage.shards_queued == 0 and 0 < stage.shards_running == stage.shards_live
 
