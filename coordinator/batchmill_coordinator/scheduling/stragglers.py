@@ -5,8 +5,8 @@ of its stage took so far, and for the time on top that a model may take to load.
 that nothing else can use: all rows of the stage are planned, none of its shards waits, and its pool has free slots.
 
 Stages are left out whose shards run one after the other or that limit how many run at once: there the others wait by
-design. So is one of which nothing is done yet, since nothing can be expected of it, and one whose rows may be tried only
-once: the second attempt could fail them for good while the first one is about to succeed.
+design. So is one of which nothing is done yet, since nothing can be expected of it, and one whose rows may be tried
+once only: the second attempt could fail them for good while the first one is about to succeed.
 
 This is the backup task of MapReduce (Dean and Ghemawat, 2004). Rejected: to take the shard from the slow attempt. It is
 often nearly done, and the second one may be as slow if the rows are to blame; whichever is first should count.
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
 class Lateness:
     """From when on an attempt counts as a straggler.
 
-    factor: of the predicted time; 0: never. min_extra_s: after the predicted time, in which nothing that an attempt does
-    beside computing (reading, storing) is counted.
+    factor: of the predicted time; 0: never. min_extra_s: after the predicted time, since that does not count what an
+    attempt does beside computing (reading, storing).
     """
 
     factor: float
