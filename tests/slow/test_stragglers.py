@@ -31,7 +31,8 @@ def test_a_shard_that_hangs_in_one_worker_is_done_by_another_and_counts_once(
     assert [row["id"] for row in results] == list(range(ROWS))
     assert results[-1]["pid"] != int(hung.read_text())
     (stage,) = job.status().stages
-    assert (stage.shards_speculated, job.status().rows_done, job.status().rows_dead) == (1, ROWS, 0)
+    assert stage.shards_speculated >= 1  # on a busy machine, others that end the stage may be late as well
+    assert (job.status().rows_done, job.status().rows_dead) == (ROWS, 0)
     assert LogEvent.STRAGGLED in [entry.event for entry in job.log()]
     gate.touch()  # the hung attempt returns, and finds that its shard is done
     until(lambda: "lost its shard" in running.logs(), "the refusal of the late attempt")
