@@ -20,6 +20,7 @@ class PoolScale(Frozen):
     starting: int = 0  # that were wanted before and are expected to come
     machine_workers: int = 1  # of one supervisor of the pool, as seen last
     machines_wanted: int  # supervisors for `workers_wanted`
+    held_s: float = 0.0  # of the device time left, what limits of tenants keep from being done in `target_s`
     drain_s: float | None = None  # how long the workers that are there need for what is left; None: nobody knows
     start_s: float  # from when a worker is wanted until it works: measured, or assumed
     target_s: float  # in which the pool is to do what is left

@@ -128,6 +128,8 @@ class CoordinatorSettings(ServiceSettings):
     metrics_token: str = Field(default="", repr=False)  # opens /metrics alone; the tokens open it too
     leader_ttl_s: Annotated[float, Span(gt=0)] = 5.0
     shard_target_s: Annotated[float, Span(gt=0)] = 5.0  # how long a worker should be at work on a shard
+    straggler_factor: Annotated[float, Span(ge=0)] = 3.0  # an attempt is late after that many predicted times; 0: never
+    straggler_min_s: Annotated[float, Span(ge=0)] = 5.0  # the least of what it takes longer than predicted
     shard_max_bytes: int = Field(default=16 * 1024 * 1024, gt=0)
     max_body_bytes: int = Field(default=8 * 1024 * 1024, gt=0)  # of a request that is no upload
     max_part_bytes: int = Field(default=32 * 1024 * 1024, gt=0)  # of one uploaded part

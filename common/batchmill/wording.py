@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import unicodedata
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
@@ -36,6 +37,14 @@ def duration(seconds: float) -> str:
     if rounded < 48 * 3600:
         return f"{rounded // 3600} h {rounded % 3600 // 60:02} min"
     return f"{rounded // 86_400} d {rounded % 86_400 // 3600} h"
+
+
+def hours(value: float) -> str:
+    """Format hours, of which a few minutes are not nothing: `0`, `0.0031`, `0.25`, `3.4`, `120.0`."""
+    if value <= 0:
+        return "0"
+    digits = 1 if value >= 1 else 1 - math.floor(math.log10(value))
+    return f"{value:.{digits}f}"
 
 
 def byte_size(nbytes: int) -> str:

@@ -67,6 +67,7 @@ from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.roles.role import RoleThread
 from batchmill_coordinator.roles.scaler import Scaler
 from batchmill_coordinator.roles.sending.notifier import Notifier
+from batchmill_coordinator.roles.straggler_watch import StragglerWatch
 from batchmill_coordinator.roles.stream_keeper import StreamKeeper
 from batchmill_coordinator.roles.streams.roller import Roller
 from batchmill_coordinator.roles.watcher import Watcher, runs_nothing, why_blocked
@@ -74,6 +75,7 @@ from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 from batchmill_coordinator.scheduling.model_demand import ModelNames, starting
 from batchmill_coordinator.scheduling.scaling.targets import PoolTargets
 from batchmill_coordinator.scheduling.scaling.view import ScaleView
+from batchmill_coordinator.scheduling.stragglers import Lateness
 from batchmill_coordinator.scheduling.tenant_loads import TenantLoads
 from batchmill_coordinator.scheduling.tenant_shares import TenantShares
 from batchmill_coordinator.status.insights import Insights
@@ -294,6 +296,10 @@ class Service:
             Planner(ledger, fleet, self._open_source, resumption, settings, lambda: self._notify(STREAMED)),
             Dispatcher(ledger, fleet, self._publisher, counts, self._shares),
             Recoverer(ledger, fleet, self._publisher, settler, settings.lease_ttl_s, counts),
+            StragglerWatch(
+                *(ledger, fleet, self._publisher, counts, self._shares),
+                Lateness(settings.straggler_factor, settings.straggler_min_s),
+            ),
             Finisher(ledger, outputs, clocks, counts),
             BufferKeeper(ledger, freed),
             StreamKeeper(
@@ -311,7 +317,7 @@ class Service:
             ),
             LedgerKeeper(ledger, blobs, clocks, self.notices, self.clock),
             Watcher(ledger, fleet, self.clock, settings.currency, counts),
-            Scaler(ledger, self._targets),
+            Scaler(ledger, self._targets, self._shares),
         ]
 
     def _batch_keeper(self, clocks: ClockGuard) -> BatchKeeper:

@@ -20,6 +20,7 @@ import batchmill
 JOURNAL = "CHAOS_JOURNAL"  # the folder of the journals
 SECONDS_A_ROW = 0.002
 FLAKINESS = 0.3
+SLOW_S = 3.0  # at most, for a slow row: once little and once much, so that either of two attempts is done first
 
 
 def value_of(job: int, row: int) -> int:
@@ -91,6 +92,8 @@ def _misbehave(kind: str) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         case "poison":
             raise ValueError("this row is poison")
+        case "slow":
+            time.sleep(random.uniform(0, SLOW_S))
         case "flaky" if random.random() < FLAKINESS:
             raise ConnectionError("not in the mood")
 

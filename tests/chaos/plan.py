@@ -170,4 +170,7 @@ def _kinds(chance: random.Random, operator: str, *, with_killer: bool) -> tuple[
     names, weights = ["plain", "flaky", "poison", "refused"], [90.0, 6.0, 1.0, 1.0]
     if operator == "chaos_arrow":
         weights[3] = 0.0
-    return tuple(chance.choices(names, weights, k=rows))
+    kinds = chance.choices(names, weights, k=rows)
+    if chance.random() < 0.5:
+        kinds[-1] = "slow"  # it holds up the end of its stage
+    return tuple(kinds)

@@ -127,6 +127,25 @@ class PartitionFaults(FaultSet):
         leader = self.cluster.leader()
         return None if leader is None else self._cut_off("cut_off_leader", LEADER, leader.name)
 
+    def _do_flap_worker(self) -> Struck:
+        return self._flap("flap_worker", WORKER, self.chance.choice(sorted(self.cluster.supervisors)))
+
+    def _do_flap_leader(self) -> Struck | None:
+        leader = self.cluster.leader()
+        return None if leader is None else self._flap("flap_leader", LEADER, leader.name)
+
+    def _flap(self, kind: str, target: str, name: str) -> Struck:
+        """Cut a network off and on again, for shorter and for longer than a lease lasts; it ends connected."""
+        network, after_s = self.cluster.networks[name], 0.0
+        fault = Struck(kind, target, f"the network of {name}", time.time())
+        network.cut()
+        for _ in range(self.chance.randrange(2, 6)):
+            after_s += self.chance.uniform(0.2, 1.5 * LEASE_S)
+            self.repairs.after(after_s, fault, network.heal)
+            after_s += self.chance.uniform(0.1, 1.0)
+            self.repairs.after(after_s, fault, network.cut)
+        return self.repairs.after(after_s + self.chance.uniform(0.2, 1.5 * LEASE_S), fault, network.heal)
+
     def _cut_off(self, kind: str, target: str, name: str) -> Struck:
         network = self.cluster.networks[name]
         network.cut()

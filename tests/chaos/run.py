@@ -55,7 +55,13 @@ if TYPE_CHECKING:
 
 LOOK_S = 0.1
 SETTLE_S = 180.0  # for all jobs to end once everything is repaired
-SETTINGS = {"SHARD_TARGET_S": 0.3, "BATCH_TIMEOUT_S": 60, "ROW_CACHE_ROWS": 1500}  # so that rows make room
+SETTINGS = {
+    "SHARD_TARGET_S": 0.3,
+    "BATCH_TIMEOUT_S": 60,
+    "ROW_CACHE_ROWS": 1500,  # so that rows make room
+    "STRAGGLER_FACTOR": 1.0,  # so that what is slow for a moment is run twice
+    "STRAGGLER_MIN_S": 0.2,
+}
 CALM_S = 3.0  # before the first fault
 
 
@@ -211,6 +217,9 @@ def _counts(verdict: Verdict, users: Users, journal: Path) -> dict[str, Any]:
         "rows": verdict.rows,
         "rows_dead": verdict.rows_dead,
         "rows_cached": sum(job.status.rows_cached for job in users.jobs if job.status),
+        "shards_run_twice": sum(
+            stage.shards_speculated for job in users.jobs if job.status for stage in job.status.stages
+        ),
         "rows_lost": verdict.rows_lost,
         "rows_doubled": verdict.rows_doubled,
         "rows_wrong": verdict.rows_wrong,
@@ -272,6 +281,7 @@ def summary(report: dict[str, Any]) -> str:
         f"{report['results_damaged']} jobs with damaged results: {report['damage_unnoticed']} unnoticed",
         f"without the row cache {report['rows_computed']} rows computed, {again} times again",
         f"with it {report['rows_cached']} rows from the cache",
+        f"{report['shards_run_twice']} shards run a second time while the first attempt ran",
         "from a fault to the first commit (leader: dispatch; store: since it is back), if nothing else broke:",
         *(
             f"  {kind:17} {took['count']:3} times, median {took['median_s']:6.2f} s, at most {took['max_s']:6.2f} s"

@@ -182,6 +182,7 @@ def _judge_stage(verdict: Verdict, job: Submitted, client: Any, state: str, stag
         "shards_done": len(leaves),
         "shards_running": 0,
         "shards_queued": 0,
+        "stragglers": 0,
     }
     if state == "completed":
         counted |= {"shards_live": 0, "rows_planned": counted["rows_done"] + counted["rows_dead"]}

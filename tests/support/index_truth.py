@@ -34,7 +34,7 @@ def _add_job(
     stopping = job["state"] in ("cancelling", "failing", "expiring")
     final = job["state"] in FINAL
     stages = [named[f"job:{{{job_id}}}:stage:{number}"] for number in range(int(job["stage_count"]))]
-    running = sum(_int(stage, "shards_running") for stage in stages)
+    running = sum(_int(stage, "shards_running") + _int(stage, "stragglers") for stage in stages)
     settled = all(stage["planned"] == "1" and not _int(stage, "shards_live") for stage in stages)
     if not running and (stopping or (settled and job["state"] in ("running", "paused"))):
         due["finish"][job_id] = 0

@@ -74,6 +74,7 @@ class Lockstep(RuleBasedStateMachine):
         self.published: list[ShardRef] = []  # ever
         self.attempts: list[Attempt] = []  # ever
         self.serial = count()
+        self.drops = 0  # of the model, as the last check saw them
 
     def job(self, which: int) -> Job:
         return list(self.model.jobs.values())[which % len(self.model.jobs)]
@@ -129,6 +130,17 @@ class Lockstep(RuleBasedStateMachine):
         self.attempts += [Attempt(claim.shard, holder) for claim in claims if claim]
         return word == "ok"
 
+    def speculate_on(self, ref: ShardRef, epoch: int) -> ShardRef | None:
+        refs = []
+
+        def speculate() -> str:
+            refs.append(self.ledger.stragglers.speculate(ref, "default", epoch))
+            return said(refs[0] is not None, "nothing")
+
+        self.check(self.model.speculate(ref, epoch), speculate)
+        self.published += [second for second in refs if second]
+        return refs[0]
+
     def expire_attempt(self, ref: ShardRef, epoch: int, delay_ms: int = 0) -> str:
         word = self.model.expire_attempt(ref, epoch, delay_ms)
         self.check(word, lambda: self.ledger.shards.expire_attempt(ref, epoch, delay_s=delay_ms / 1000))
@@ -140,6 +152,9 @@ class Lockstep(RuleBasedStateMachine):
     def take_back(self, ref: ShardRef, epoch: int, cut: int) -> None:
         shard = self.ledger.shards.read(ref)
         assert shard is not None
+        if shard.token != ref.token:
+            self.expire_attempt(ref, epoch)
+            return
         match decide(shard, Lost(), self.model.stage(ref).spec.retry, random.Random(0)):
             case Split():
                 self.split(shard, epoch)
@@ -193,11 +208,14 @@ class Lockstep(RuleBasedStateMachine):
         return Parts(2_000_003 * number, 17 * number, 5 * (number % 2), 1_000 * number, 3 * number)
 
     def check(self, word: str, call: Callable[[], str], *, changes: bool | None = None) -> None:
-        """The ledger gives the model's answer, and unless that is to change something (as "ok" is), nothing changes."""
-        before = self.dump()
+        """The ledger gives the model's answer, and unless that is to change something, nothing changes.
+
+        "ok" does, and so does what drops a straggler, or lets a shard wait for another worker."""
+        before, dropped = self.dump(), self.model.drops > self.drops
+        self.drops = self.model.drops
         said_so = call()
         assert said_so == word, f"the ledger answers {said_so!r}, the model {word!r}"
-        if not (word == "ok" if changes is None else changes):
+        if not (dropped or (word == "ok" if changes is None else changes)):
             assert self.dump() == before, f"{word!r} changed something"
 
     def dump(self) -> dict[str, Any]:

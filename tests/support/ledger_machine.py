@@ -222,18 +222,19 @@ class LedgerMachine(ChainRules):
     @rule(deposed=rarely)
     def look_at_the_leases(self, *, deposed: bool) -> None:
         epoch = self.model.epoch - deposed
-        looks = self.model.leads(epoch) and bool(self.model.attempts("running"))
+        looks = self.model.leads(epoch) and bool(self.model.leases())
         prolonged = self.model.extend_all_leases(epoch)
         extend = partial(self.ledger.leases.extend_all, epoch, LEASE_MS / 1000)
         self.check(str(prolonged), lambda: str(extend()), changes=looks)
 
     @rule(deposed=rarely, cut=st.integers(1, 6))
     def recover(self, *, deposed: bool, cut: int) -> None:
-        running = self.model.attempts("running").items()
-        late = sorted((piece.at, member) for member, (_, piece) in running if piece.at <= self.model.now)
+        late = sorted((at, member) for member, at in self.model.leases().items() if at <= self.model.now)
         refs = self.ledger.shards.expired(self.model.now)
         assert [ref.attempt_key for ref in refs] == [member for _, member in late]
         for ref in refs:
+            if ref.attempt_key not in self.model.leases():  # a straggler of a shard that was taken back just now
+                continue
             self.take_back(ref, self.model.epoch - deposed, cut)
 
     @precondition(lambda self: self.model.attempts("running"))
@@ -252,9 +253,20 @@ class LedgerMachine(ChainRules):
             self.expire_attempt(attempt.ref, epoch)
 
     @precondition(lambda self: self.model.attempts("running"))
+    @rule(which=some, late=rarely, deposed=rarely, lost=rarely, worker=st.sampled_from(["w1", "w11", "w11", ""]))
+    def speculate(self, which: int, worker: str, *, late: bool, deposed: bool, lost: bool) -> None:
+        """worker: which claims the second attempt at once; "": none."""
+        attempt = self.attempt(which, late=late)
+        second = self.speculate_on(attempt.ref, self.model.epoch - deposed) if attempt else None
+        if second and not lost:
+            self.messages.append(second)
+            if worker:
+                self.deliver(-1, twice=False, worker=worker)
+
+    @precondition(lambda self: self.model.attempts("running"))
     @rule(worker=st.sampled_from(["w1", "w11"]))
     def keep_leases(self, worker: str) -> None:
-        refs = [ref for ref, _ in self.model.attempts("running").values()]
+        refs = [ref for ref, _ in (self.model.attempts("running") | self.model.stragglers()).values()]
         held = self.model.keep_leases(worker)
         self.check(
             str(held), lambda: str(len(self.ledger.shards.keep_leases(worker, refs, LEASE_MS))), changes=held > 0

@@ -30,6 +30,7 @@ class Model:
         self.leader = ""  # its name, or nobody
         self.jobs: dict[str, Job] = {}
         self.seen_at = 0  # when a leader last looked at the leases
+        self.drops = 0  # stragglers that were dropped
         self.costs: dict[str, Counter[str]] = {f"costs:{what}": Counter() for what in ("tenants", "pools", "days")}
 
     def leads(self, epoch: int) -> bool:
@@ -41,6 +42,40 @@ class Model:
     def running(self, ref: ShardRef) -> Piece | None:
         piece = self.stage(ref).live.get(ref.shard_id)
         return piece if piece and (piece.state, piece.token) == ("running", ref.token) else None
+
+    def straggling(self, ref: ShardRef) -> Piece | None:
+        """The shard whose straggler an attempt is."""
+        piece = self.stage(ref).live.get(ref.shard_id)
+        return piece if piece and piece.straggler == str(ref.token) else None
+
+    def stragglers(self) -> dict[str, tuple[ShardRef, Piece]]:
+        found = [
+            (ShardRef(job.id, stage.number, shard_id, int(piece.straggler)), piece)
+            for job in self.jobs.values()
+            for stage in job.stages
+            for shard_id, piece in stage.live.items()
+            if piece.straggler
+        ]
+        return {ref.attempt_key: (ref, piece) for ref, piece in found}
+
+    def leases(self) -> dict[str, int]:
+        """When the lease of each attempt ends."""
+        own = {member: piece.at for member, (_, piece) in self.attempts("running").items()}
+        return own | {member: piece.straggler_at for member, (_, piece) in self.stragglers().items()}
+
+    def drop_straggler(self, ref: ShardRef, piece: Piece) -> None:
+        self.charge_lost(ref, replace(piece, metered=piece.straggler_metered, at=piece.straggler_at))
+        piece.end_straggler()
+        self.drops += 1
+
+    def speculate(self, ref: ShardRef, epoch: int) -> str:
+        job, piece = self.jobs[ref.job_id], self.running(ref)
+        if not self.leads(epoch) or job.state != "running" or not piece or piece.straggler or piece.at <= self.now:
+            return "nothing"
+        piece.straggle()
+        self.stage(ref).queue(ref.shard_id, self.now)
+        self.stage(ref).shards_speculated += 1
+        return "ok"
 
     def attempts(self, state: str) -> dict[str, tuple[ShardRef, Piece]]:
         found = [
@@ -125,17 +160,25 @@ class Model:
             return "stale"
         if job.state != "running":
             return "stopped"
+        if piece.state == "queued" and piece.straggler and worker(piece.straggler_holder) == worker(holder):
+            piece.wait(self.now + 500)
+            self.drops += 1
+            return "stale"
         if piece.state == "queued":
             piece.metered = f"{price_nano} 0 {self.now} {sharers}"
         piece.state, piece.holder, piece.at = "running", holder, self.now + LEASE_MS
         return "ok"
 
     def renew(self, ref: ShardRef, used_us: int, sharers: int) -> str:
-        piece = self.running(ref)
-        if not piece:
+        piece, slow = self.running(ref), self.straggling(ref)
+        if piece:
+            piece.at = self.now + LEASE_MS
+            piece.metered = f"{piece.metered.split()[0]} {used_us} {self.now} {sharers}"
+        elif slow:
+            slow.straggler_at = self.now + LEASE_MS
+            slow.straggler_metered = f"{slow.straggler_metered.split()[0]} {used_us} {self.now} {sharers}"
+        else:
             return "lost"
-        piece.at = self.now + LEASE_MS
-        piece.metered = f"{piece.metered.split()[0]} {used_us} {self.now} {sharers}"
         state = self.jobs[ref.job_id].state
         return {"running": "ok", "paused": "paused"}.get(state, "stopped")
 
@@ -144,6 +187,11 @@ class Model:
         piece = self.running(ref)
         if not self.leads(epoch):
             return "deposed"
+        slow = self.straggling(ref)
+        if slow and slow.straggler_at > self.now:
+            return "alive"
+        if slow:
+            self.drop_straggler(ref, slow)
         if not piece:
             return "stale"
         if piece.at > self.now:
@@ -161,7 +209,10 @@ class Model:
         word = self.take(ref, epoch)
         if word == "ok":
             stage = self.stage(ref)
-            whole = stage.live.pop(ref.shard_id)
+            whole = stage.live[ref.shard_id]
+            if whole.straggler:
+                self.drop_straggler(replace(ref, token=int(whole.straggler)), whole)
+            del stage.live[ref.shard_id]
             stage.settled[ref.shard_id] = "split 2"
             middle = whole.rows // 2
             for half, start, stop in ((0, 0, middle), (1, middle, whole.rows)):
@@ -171,31 +222,43 @@ class Model:
         return word
 
     def extend_all_leases(self, epoch: int) -> int:
-        running = [piece for _, piece in self.attempts("running").values()]
-        if not self.leads(epoch) or not running:
+        leases = self.leases()
+        if not self.leads(epoch) or not leases:
             return 0
         seen_at, self.seen_at = self.seen_at, self.now
         if self.now - seen_at <= LEASE_MS * 2 // 3:
             return 0
-        spared = [piece for piece in running if 0 < piece.at <= self.now]
-        for piece in running:
-            piece.at = max(piece.at, self.now + LEASE_MS) if piece.at > 0 else piece.at
-        return len(spared)
+        for piece in [piece for _, piece in self.attempts("running").values()]:
+            piece.at = self.extended(piece.at)
+        for _, piece in self.stragglers().values():
+            piece.straggler_at = self.extended(piece.straggler_at)
+        return sum(0 < at <= self.now for at in leases.values())
+
+    def extended(self, at: int) -> int:
+        """When a lease ends that ended then, unless a supervisor has ended it."""
+        return max(at, self.now + LEASE_MS) if at > 0 else at
 
     def keep_leases(self, worker: str) -> int:
         held = [piece for _, piece in self.attempts("running").values() if piece.holder.startswith(f"{worker} ")]
-        alive = [piece for piece in held if piece.at > 0]
-        for piece in alive:
-            piece.at = max(piece.at, self.now + LEASE_MS)
-        return len(alive)
+        slow = [piece for _, piece in self.stragglers().values() if piece.straggler_holder.startswith(f"{worker} ")]
+        kept = sum(piece.at > 0 for piece in held) + sum(piece.straggler_at > 0 for piece in slow)
+        for piece in held:
+            piece.at = self.extended(piece.at)
+        for piece in slow:
+            piece.straggler_at = self.extended(piece.straggler_at)
+        return kept
 
     def release_leases_of_worker(self, worker: str, blamed: set[str] | None) -> int:
         held = 0
-        for member, (ref, piece) in self.attempts("running").items():
-            if piece.holder.startswith(f"{worker} "):
+        for member in sorted(self.leases()):
+            ref, piece = (self.attempts("running") | self.stragglers())[member]
+            slow = piece.straggler == str(ref.token)
+            if (piece.straggler_holder if slow else piece.holder).startswith(f"{worker} "):
                 held += 1
                 if blamed is None or member in blamed:
-                    piece.at = -self.now
+                    piece.at, piece.straggler_at = (piece.at, -self.now) if slow else (-self.now, piece.straggler_at)
+                elif slow:
+                    self.drop_straggler(ref, piece)
                 else:
                     self.charge_lost(ref, piece)
                     piece.wait(self.now)
@@ -204,7 +267,12 @@ class Model:
     def end_attempt(
         self, ref: ShardRef, delay_ms: int, checkpoint: str, used: Parts, *, blame: bool, stops: bool
     ) -> str:
-        piece = self.running(ref)
+        piece, slow = self.running(ref), self.straggling(ref)
+        if slow:
+            wasted = Parts(retried=used.total)
+            self.charge(self.jobs[ref.job_id], self.stage(ref), replace(slow, metered=slow.straggler_metered), wasted)
+            slow.end_straggler()
+            self.drops += 1
         if not piece:
             return "stale"
         self.charge(self.jobs[ref.job_id], self.stage(ref), piece, used)
@@ -216,7 +284,8 @@ class Model:
         return "ok"
 
     def commit(self, ref: ShardRef, completion: Completion, used: Parts) -> str:
-        job, stage, piece = self.jobs[ref.job_id], self.stage(ref), self.running(ref)
+        job, stage, slow = self.jobs[ref.job_id], self.stage(ref), self.straggling(ref)
+        piece = slow or self.running(ref)
         rest, rows = completion.rest, completion.rows + completion.rows_dead
         made = rest.part_id if rest else ref.shard_id
         if job.state and made in stage.settled:
@@ -243,7 +312,7 @@ class Model:
         if rest:
             stage.settled[rest.split_id] = f"split {rest.parts}"
             left = Piece(
-                piece.first_row + rows, piece.rows - rows, piece.skip + rows, "waiting", ref.token, at=self.now
+                piece.first_row + rows, piece.rows - rows, piece.skip + rows, "waiting", piece.token, at=self.now
             )
             stage.live[rest.shard.shard_id] = left
             job.ends_at_commit = False
@@ -252,7 +321,12 @@ class Model:
             job.roots_dead += completion.rows_dead
             if job.roots_dead > most:
                 job.stop("failing")
-        self.charge(job, stage, piece, used, rows)
+        winner = replace(piece, metered=piece.straggler_metered) if slow else piece
+        self.charge(job, stage, winner, used, rows)
+        if slow and piece.state == "running":
+            self.charge_lost(ref, piece)
+        elif piece.straggler and not slow:
+            self.charge_lost(ref, replace(piece, metered=piece.straggler_metered, at=piece.straggler_at))
         if job.ends_at_commit and job.state == "running" and not stage.live:
             job.state, stage.cursor, job.ended_at = "completed", "", self.now
         return "ok"
@@ -306,7 +380,11 @@ class Model:
         return len(found)
 
     def finish(self, job: Job, state: str, epoch: int) -> str:
-        open_work = not job.is_settled if state == "completed" else bool(job.names("running"))
+        open_work = (
+            not job.is_settled
+            if state == "completed"
+            else any(ref.job_id == job.id for ref, _ in (self.attempts("running") | self.stragglers()).values())
+        )
         if not self.leads(epoch) or DUE.get(job.state) != state or open_work:
             return "busy"
         for stage in job.stages:
@@ -320,7 +398,7 @@ class Model:
         """What must lie in Redis, by key without the prefix."""
         ended = {job.id: job.ended_at for job in self.jobs.values() if job.ended_at}
         keys: dict[str, object] = {
-            "leases": {member: piece.at for member, (_, piece) in self.attempts("running").items()},
+            "leases": self.leases(),
             "queued:default": {member: piece.at for member, (_, piece) in self.attempts("queued").items()},
             "jobs:live": {job.id for job in self.jobs.values() if not job.ended_at and job.state},
             "leases:seen": str(self.seen_at) if self.seen_at else "",
@@ -356,3 +434,8 @@ class Model:
             f"{job}:done:{number}": {format_shard_id(shard_id): text for shard_id, text in stage.settled.items()},
             **{f"{job}:shard:{number}:{format_shard_id(key)}": piece.fields() for key, piece in live.items()},
         }
+
+
+def worker(holder: str) -> str:
+    """The worker of a holder, "worker claim"."""
+    return holder.rpartition(" ")[0]

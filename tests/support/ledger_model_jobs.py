@@ -40,6 +40,8 @@ STAGE_FIELDS = [
     "shards_live",
     "shards_queued",
     "shards_running",
+    "stragglers",
+    "shards_speculated",
     "shards_done",
     "rows_filtered",
     "prompt_tokens",
@@ -70,6 +72,18 @@ class Piece:
     checkpoint: str = ""
     metered: str = ""  # "price used at sharers"
     at: int = 0
+    straggler: str = ""  # the token of an attempt that runs on, while the shard is queued again
+    straggler_holder: str = ""
+    straggler_metered: str = ""
+    straggler_at: int = 0  # when its lease ends
+
+    def straggle(self) -> None:
+        """Its attempt becomes a straggler."""
+        self.straggler, self.straggler_holder, self.straggler_metered = str(self.token), self.holder, self.metered
+        self.straggler_at, self.holder, self.metered = self.at, "", ""
+
+    def end_straggler(self) -> None:
+        self.straggler, self.straggler_holder, self.straggler_metered, self.straggler_at = "", "", "", 0
 
     def wait(self, until: int, blame: str = "") -> None:
         self.state, self.holder, self.metered, self.at = "waiting", "", "", until
@@ -77,7 +91,7 @@ class Piece:
             setattr(self, blame, getattr(self, blame) + 1)
 
     def fields(self) -> dict[str, str]:
-        return {name: str(value) for name, value in asdict(self).items() if name != "at"}
+        return {name: str(value) for name, value in asdict(self).items() if name not in ("at", "straggler_at")}
 
 
 @dataclass(frozen=True)
@@ -107,6 +121,7 @@ class Stage:
     parts: dict[ShardId, Part] = field(default_factory=dict)  # what was committed
     was_queued: bool = False  # whether any of its shards ever was
     shards_planned: int = 0
+    shards_speculated: int = 0
     rows_planned: int = 0
     bytes_in: int = 0
     rows_done: int = 0
@@ -170,6 +185,7 @@ class Stage:
     def fields(self) -> dict[str, str]:
         """What the hash of the stage must hold: every counter counted anew."""
         counted = {f"shards_{state}": len(self.names(state)) for state in ("queued", "running")}
+        counted |= {"stragglers": sum(bool(piece.straggler) for piece in self.live.values())}
         counted |= {"planned": int(self.planned), "shards_live": len(self.live) + self.left}
         counted |= {"shards_done": len(self.parts)}
         if not self.is_last:

@@ -10,12 +10,12 @@ import pytest
 
 from batchmill.insights.plans import Estimate, Plan, PlanOutcome, PlanState
 from batchmill.jobs.job import StageSpec
+from batchmill_coordinator.fleet.device_paces import relative_times
 from batchmill_coordinator.planning import arithmetic
 from batchmill_coordinator.planning.arithmetic import (
     next_rows,
     past,
     planned_stages,
-    relative_times,
     row_cost,
     row_work,
     start_s,

@@ -10,6 +10,7 @@ import pytest
 from batchmill.fleet import WorkerInfo
 from batchmill.jobs.cost import Parts, Spent, Totals
 from batchmill.ledger.formats.work import Work
+from batchmill.wording import hours
 from batchmill_coordinator.scheduling.scaling.decisions import PoolReading, decide, idle_scale
 from batchmill_coordinator.scheduling.scaling.memory import (
     ScaleMemory,
@@ -155,15 +156,23 @@ def test_usage_is_summed_by_day_in_hours_and_money() -> None:
     days = noted_usage(days, 86_400 * 20 + 9_000, 9_000, present=1, wanted=6, busy_s=0, price=3.6)
     assert [one.day for one in days] == [date(1970, 1, 20), date(1970, 1, 21)]
     whole = usage_of("gpu", days, date(1970, 1, 20), "EUR")
-    hours = [whole.worker_hours, whole.enough_hours, whole.busy_hours]
-    assert hours == pytest.approx([(240 + 60) / 3600, (30 + 60 + 360) / 3600, 25 / 3600], abs=1e-4)
+    summed = [whole.worker_hours, whole.enough_hours, whole.busy_hours]
+    assert summed == pytest.approx([(240 + 60) / 3600, (30 + 60 + 360) / 3600, 25 / 3600], abs=1e-4)
     assert [whole.cost, whole.cost_enough] == pytest.approx([0.3, 0.45])
     assert whole.advice == "at its peak the work needed 6 workers, and 4 were there"
     first = usage_of("gpu", days[:1], date(1970, 1, 20), "EUR")
     assert (
         first.advice
-        == "0.0 worker hours would have been enough, 0.09 EUR less: let the number of workers follow the work"
+        == "0.0083 worker hours would have been enough, 0.09 EUR less: let the number of workers follow the work"
     )
+
+
+@pytest.mark.parametrize(
+    ("value", "shown"),
+    [(0.0, "0"), (0.0031, "0.0031"), (0.25, "0.25"), (3.42, "3.4"), (120.0, "120.0")],
+)
+def test_hours_of_a_few_minutes_are_shown(value: float, shown: str) -> None:
+    assert hours(value) == shown
 
 
 def test_usage_is_kept_for_two_weeks() -> None:

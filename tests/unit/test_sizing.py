@@ -1,10 +1,14 @@
 from __future__ import annotations
 
+import heapq
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from batchmill.jobs.shard import FIRST_ROWS
 from batchmill.jobs.stage_cost import MAX_FIRST_ROWS, StageCost, first_rows
+from batchmill_coordinator.fleet.device_paces import announced_type, as_slowest
 from batchmill_coordinator.scheduling.shard_size import MAX_GROWTH, StageProgress, next_rows
 
 TARGET_S = 5.0
@@ -75,3 +79,46 @@ def test_a_shard_always_has_rows(
     rows_timed: int, busy_s: float, shards_done: int, rows_left: int | None, workers: int
 ) -> None:
     assert next_rows(StageProgress(rows_timed, busy_s, shards_done, rows_left, workers), TARGET_S) >= 1
+
+
+def idle_share(row_s: list[float], workers: float, rows: int = 100_000) -> float:
+    """The share of their time that workers wait for the last of them, each taking the next shard when it is done.
+
+    row_s: seconds a row of each. workers: how many the planner takes them for.
+    """
+    free, busy_s, timed, shards = [(0.0, number) for number in range(len(row_s))], 0.0, 0, 0
+    left = rows
+    while left:
+        now_s, number = heapq.heappop(free)
+        size = min(next_rows(StageProgress(timed, busy_s, shards, left, workers), TARGET_S), left)
+        took_s = size * row_s[number]
+        left, timed, shards, busy_s = left - size, timed + size, shards + 1, busy_s + took_s
+        heapq.heappush(free, (now_s + took_s, number))
+    ends_s = [end_s for end_s, _ in free]
+    return 1 - sum(ends_s) / len(ends_s) / max(ends_s)
+
+
+@pytest.mark.parametrize("row_s", [[0.001, 0.02], [0.001] * 3 + [0.02], [0.0005, 0.001, 0.01, 0.02]])
+def test_devices_wait_less_for_a_slow_one_at_the_end_when_shards_are_sized_for_it(row_s: list[float]) -> None:
+    relative = {str(one): one / min(row_s) for one in row_s}
+    counted, compared = float(len(row_s)), as_slowest([str(one) for one in row_s], relative)
+    assert compared > counted
+    assert idle_share(row_s, compared) < 0.5 * idle_share(row_s, counted)
+
+
+def test_workers_that_are_alike_or_unknown_count_as_they_are() -> None:
+    assert as_slowest(["a", "a", "a"], {"a": 1.0}) == pytest.approx(3)
+    assert as_slowest(["a", "b"], {}) == 2
+    assert as_slowest([], {"a": 1.0}) == 0
+    assert as_slowest(["a", "new"], {"a": 1.0, "b": 4.0}) == pytest.approx(5)  # the new one is taken for slow
+
+
+def test_profiles_are_compared_by_the_type_that_workers_announce() -> None:
+    assert [
+        announced_type(name) for name in ("cpux16", "cpux8:openvino int8", "NVIDIA L4", "NVIDIA L4:torch fp16")
+    ] == [
+        "cpu",
+        "cpu",
+        "NVIDIA L4",
+        "NVIDIA L4",
+    ]

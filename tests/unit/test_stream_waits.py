@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from unittest.mock import create_autospec
 
 from batchmill.sources.base import EndlessSource, Splitter
-from batchmill_coordinator.roles.stream_waits import StreamWaits
+from batchmill_coordinator.roles.streams.stream_waits import StreamWaits
 
 if TYPE_CHECKING:
     import pytest

@@ -6,6 +6,7 @@ import pytest
 
 from batchmill.held_need import HeldNeed
 from batchmill_coordinator.scheduling.scaling.workers_wanted import (
+    LimitedWork,
     PoolDemand,
     PoolSupply,
     ScaleTarget,
@@ -109,3 +110,38 @@ def test_a_held_number_rises_at_once_and_falls_when_the_larger_one_is_old() -> N
         held.note(need, at, 100) for at, need in ((0, 3), (10, 8), (20, 2), (105, 4), (111, 1), (206, 1), (300, 0))
     ]
     assert noted == [3, 8, 8, 8, 4, 1, 1]
+
+
+EMPTY_POOL = PoolSupply(ready=0, start_s=150)
+
+
+def test_work_of_a_tenant_with_a_limit_needs_no_more_workers_than_the_limit_lets_work() -> None:
+    ads = LimitedWork(max_shards=8, work_s=90_000)
+    assert need(90_000, EMPTY_POOL) == 600
+    assert need(90_000, EMPTY_POOL, limited=[ads]) == 8
+    wanted = workers_wanted(PoolDemand(90_000, is_active=True, limited=[ads]), EMPTY_POOL, TARGET)
+    assert wanted.why.endswith("16 workers, but the limits of tenants let no more than 8 work")
+
+
+def test_workers_for_other_work_come_on_top_of_those_that_limits_allow() -> None:
+    limited = [LimitedWork(8, 90_000), LimitedWork(2, 90_000)]
+    assert need(183_000, EMPTY_POOL, limited=limited) == need(3_000, EMPTY_POOL) + 10
+    assert need(183_000, PoolSupply(ready=40), limited=limited) == 20
+
+
+def test_a_limit_that_is_not_reached_changes_nothing() -> None:
+    assert need(3000, PoolSupply(ready=20), limited=[LimitedWork(15, 3000)]) == 10
+
+
+def test_a_deadline_of_a_tenant_with_a_limit_does_not_raise_it() -> None:
+    due = [(600.0, 90_000.0)]
+    assert need(90_000, EMPTY_POOL, due=due) > 100
+    assert need(90_000, EMPTY_POOL, due=due, limited=[LimitedWork(8, 90_000)]) == 8
+    free_due = [(600.0, 9_000.0)]
+    both = [*due, *free_due]
+    wanted = need(99_000, EMPTY_POOL, due=both, free_due=free_due, limited=[LimitedWork(8, 90_000)])
+    assert wanted == need(9_000, EMPTY_POOL, due=free_due) + 8
+
+
+def test_what_a_limit_keeps_from_being_done_in_the_target_time_is_held() -> None:
+    assert PoolDemand(9_000, is_active=True, limited=[LimitedWork(8, 9_000)]).held_s(300) == 9_000 - 2_400

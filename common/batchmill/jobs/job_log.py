@@ -43,6 +43,7 @@ class LogEvent(StrEnum):
     FAILED = "failed"  # an attempt failed and no other follows: the job stops
     DEAD = "dead"  # rows failed for good
     LOST = "lost"  # an attempt lost its lease
+    STRAGGLED = "straggled"  # an attempt takes far too long, and its shard is run by another worker as well
     SPLIT = "split"  # a shard was lost repeatedly and was split into halves
     DIED = "died"  # a worker process ended while it held shards
     REDELIVERED = "redelivered"  # a message was published again

@@ -47,7 +47,8 @@ class ShardState(StrEnum):
 
     PLANNED = "planned"  # the planner wrote it; the dispatcher queues it, or the submission of a small job
     QUEUED = "queued"  # the dispatcher published it, and takes it back in a pause; a worker claims it
-    RUNNING = "running"  # a worker holds its lease; that worker commits it, or the recoverer finds the lease lost
+    RUNNING = "running"  # a worker holds its lease; that worker commits it, or the recoverer finds the lease lost, or
+    # the dispatcher queues it a second time, as it takes too long
     WAITING = "waiting"  # an attempt failed; the dispatcher queues it when its retry is due
     SPLIT = (
         "split"  # its halves took over, as the recoverer lost it too often, or its parts, as it made too much; final
@@ -62,9 +63,9 @@ class ShardState(StrEnum):
 
 SHARD_MOVES: dict[ShardState, frozenset[ShardState]] = {
     ShardState.PLANNED: frozenset({ShardState.QUEUED}),
-    ShardState.QUEUED: frozenset({ShardState.RUNNING, ShardState.WAITING}),
-    ShardState.RUNNING: frozenset({ShardState.DONE, ShardState.WAITING, ShardState.SPLIT}),
-    ShardState.WAITING: frozenset({ShardState.QUEUED}),
+    ShardState.QUEUED: frozenset({ShardState.RUNNING, ShardState.WAITING, ShardState.DONE}),
+    ShardState.RUNNING: frozenset({ShardState.DONE, ShardState.WAITING, ShardState.SPLIT, ShardState.QUEUED}),
+    ShardState.WAITING: frozenset({ShardState.QUEUED, ShardState.DONE}),
     ShardState.SPLIT: frozenset(),
     ShardState.DONE: frozenset(),
 }

@@ -97,6 +97,7 @@ class StageStatus(Frozen):
     share: float | None = None  # of its rows that are done or dead, 0 to 1; None until the total is known
     shards_done: int = 0
     shards_running: int = 0
+    shards_speculated: int = 0  # that took far too long, and were run on a second worker as well
     workers_loading: int = 0  # that load its model now, while none of its rows is done
     buffered_bytes: int = 0  # of its results, what waits for the next stage
     buffer_bytes: int | None = None  # the most that may wait; None: it is the last

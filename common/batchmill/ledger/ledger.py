@@ -33,6 +33,7 @@ from batchmill.ledger.workers.leases import LeaseLedger
 from batchmill.ledger.workers.profiles import ProfileLedger
 from batchmill.ledger.workers.row_cache import RowCacheLedger
 from batchmill.ledger.workers.scale import ScaleLedger
+from batchmill.ledger.workers.stragglers import StragglerLedger
 from batchmill.ledger.workers.trends import TrendLedger
 from batchmill.ledger.workers.trials import TrialLedger
 from batchmill.redis_access.permissions import require_permissions
@@ -64,6 +65,7 @@ class Ledger:
         self.plans = DocumentLedger(self._store, "plan")
         self.shards = ShardLedger(self._store)
         self.leases = LeaseLedger(self._store)
+        self.stragglers = StragglerLedger(self._store)
         self.results = ResultLedger(self._store)
         self.readers = ReaderLedger(self._store)
         self.turns = TurnLedger(self._store)

@@ -50,6 +50,11 @@ class TenantLedger:
             ids = self._store.redis.zrevrange(self._keys.tenant_live_jobs(tenant), 0, limit - 1)
         return [job_id.decode() for job_id in ids]
 
+    def count_live(self, tenant: str) -> int:
+        """How many jobs of a tenant live."""
+        with redis_errors():
+            return int(self._store.redis.zcard(self._keys.tenant_live_jobs(tenant)))
+
     def require_upload_room(self, tenant: str, max_uploads: int, max_bytes: int) -> None:
         """Raise `Overloaded` when a tenant has as many open uploads as it may have, or as many bytes in them."""
         sizes = self._open_uploads(tenant)

@@ -87,7 +87,7 @@ MAX_STAGE_NAMES = 64
 RETRIES = Metric(
     "batchmill_retries_total",
     MetricKind.COUNTER,
-    "Attempts that another one follows, by reason: rows, operator, released, lost",
+    "Attempts that another one follows, by reason: rows, operator, released, lost, straggler",
     (*OF_STAGE, "reason"),
 )
 ROWS_SETTLED = Metric(

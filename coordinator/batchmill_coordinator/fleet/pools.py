@@ -98,6 +98,7 @@ def _capacity_of(worker: WorkerInfo) -> WorkerCapacity:
         loading=frozenset(worker.loading),
         has_spare=worker.has_room,
         load_s=worker.load_s,
+        device_type=worker.device_type,
     )
 
 

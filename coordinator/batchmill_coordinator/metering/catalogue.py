@@ -22,6 +22,12 @@ FINISHED = Metric("batchmill_jobs_finished_total", COUNTER, "Jobs that ended, by
 DISPATCHED = Metric("batchmill_shards_dispatched_total", COUNTER, "Attempts published to a queue", OF_STAGE)
 LEASES_LOST = Metric("batchmill_leases_lost_total", COUNTER, "Attempts lost with their worker", OF_STAGE)
 SPLITS = Metric("batchmill_splits_total", COUNTER, "Shards that were split because they ended workers", OF_STAGE)
+SPECULATED = Metric(
+    "batchmill_shards_speculated_total",
+    COUNTER,
+    "Shards that took far longer than expected and were run by a second worker as well",
+    OF_STAGE,
+)
 MESSAGES_REDELIVERED = Metric(
     "batchmill_messages_redelivered_total",
     COUNTER,
@@ -107,6 +113,12 @@ WORKERS_WANTED = Metric(
 DRAIN = Metric(
     "batchmill_pool_drain_seconds", GAUGE, "Time that the workers of a pool need for what is left, if known", ("pool",)
 )
+HELD = Metric(
+    "batchmill_pool_held_seconds",
+    GAUGE,
+    "Device time left that limits of tenants keep from being done in the target time of a pool",
+    ("pool",),
+)
 WORKERS = Metric("batchmill_workers", GAUGE, "Workers of a pool, a device process each", ("pool",))
 REVISIONS = Metric(
     "batchmill_pool_operator_revisions",
@@ -175,6 +187,7 @@ COORDINATOR_METRICS = (
     LEASES_LOST,
     RETRIES,
     SPLITS,
+    SPECULATED,
     ROWS_SETTLED,
     DEAD_LETTERS,
     MESSAGES_REDELIVERED,
@@ -208,6 +221,7 @@ LEADER_METRICS = (
     WORKERS,
     WORKERS_WANTED,
     DRAIN,
+    HELD,
     CAPACITY,
     REVISIONS,
     OVER_BUDGET,

@@ -35,6 +35,7 @@ class RoleMetrics:
         self._lost = catalogue.LEASES_LOST.counter(registry)
         self._messages_redelivered = catalogue.MESSAGES_REDELIVERED.counter(registry)
         self._splits = catalogue.SPLITS.counter(registry)
+        self._speculated = catalogue.SPECULATED.counter(registry)
         self._retries = RETRIES.counter(registry)
         self._rows = ROWS_SETTLED.counter(registry)
         self._dead_letters = DEAD_LETTERS.counter(registry)
@@ -56,12 +57,17 @@ class RoleMetrics:
     def dispatched(self, spec: StageSpec) -> None:
         """Count an attempt that was published."""
         self._dispatched.labels(*self._work(spec)).inc()
-        for metric in (self._lost, self._splits, self._messages_redelivered):
+        for metric in (self._lost, self._splits, self._speculated, self._messages_redelivered):
             metric.labels(*self._work(spec))
 
     def message_redelivered(self, spec: StageSpec) -> None:
         """Count a message that was not claimed in time and is published again."""
         self._messages_redelivered.labels(*self._work(spec)).inc()
+
+    def speculated(self, spec: StageSpec) -> None:
+        """Count a shard that is run a second time, which is an attempt that another one follows."""
+        self._speculated.labels(*self._work(spec)).inc()
+        self._retries.labels(*self._work(spec), "straggler").inc()
 
     def webhook_tried(self, outcome: DeliveryState) -> None:
         """Count a message that was sent, or could not be."""

@@ -154,6 +154,7 @@ def _of_trials(trials: Sequence[Trial], now: float) -> Iterator[Metric]:
 def _of_scale(scales: Mapping[str, PoolScale], names: Mapping[str, str]) -> Iterator[Metric]:
     named = [scale for pool, scale in scales.items() if names.get(pool) == pool]
     yield catalogue.WORKERS_WANTED.read(((one.pool,), one.workers_wanted) for one in named)
+    yield catalogue.HELD.read(((one.pool,), one.held_s) for one in named)
     yield catalogue.DRAIN.read(((one.pool,), one.drain_s) for one in named if one.drain_s is not None)
 
 

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING
 from batchmill.insights.plans import Estimate, PastPlans, PlannedStage
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from batchmill.insights.plans import PlanOutcome
     from batchmill.jobs.job import StageSpec
@@ -143,22 +143,6 @@ def wilson(failed: int, rows: int) -> Estimate:
     middle = (share + square / (2 * rows)) / (1 + square / rows)
     half = QUANTILE / (1 + square / rows) * math.sqrt(share * (1 - share) / rows + square / (4 * rows * rows))
     return Estimate(value=share, low=max(middle - half, 0.0) if failed else 0.0, high=min(middle + half, 1.0))
-
-
-def relative_times(timings: Mapping[str, Sequence[tuple[float, float]]]) -> dict[str, float]:
-    """Return how long the same batches take on each type of device, as a multiple of the fastest; the fastest first.
-
-    timings: by type, (units, seconds) of batches. Compared are seconds a unit, of batches that are large there: in
-    small ones the fixed cost counts.
-    """
-    paces = {}
-    for device, batches in timings.items():
-        large = sorted(batches)[len(batches) // 2 :]
-        units = sum(units for units, _ in large)
-        if units > 0:
-            paces[device] = sum(seconds for _, seconds in large) / units
-    fastest = min(paces.values(), default=0.0)
-    return {device: pace / fastest for device, pace in sorted(paces.items(), key=lambda item: item[1]) if fastest > 0}
 
 
 def _measured(rounds: Sequence[Round]) -> Sequence[Round]:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from pydantic import ConfigDict, ValidationError
-
 from batchmill.insights.plans import WORKERS, PlanDeadline, PlannedDevice, PlannedTime, PlanState
-from batchmill.jobs.frozen import Frozen
-from batchmill.operators.model_key import profile_name
+from batchmill_coordinator.fleet.device_paces import DevicePaces, relative_times
 from batchmill_coordinator.planning import arithmetic
 from batchmill_coordinator.planning.plans import seconds_left, workers_of
 from batchmill_coordinator.planning.record import read_record
@@ -20,19 +17,11 @@ if TYPE_CHECKING:
     from batchmill.insights.plans import Plan, PlannedStage, PlanOutcome
     from batchmill.jobs.job import StageSpec
     from batchmill.ledger import Ledger
+    from batchmill_coordinator.fleet.device_paces import BatchProfile
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.planning.record import PlanRecord
 
 PAST_PAGE = 100
-
-
-class BatchProfile(Frozen):
-    """What workers have learned about batches on a type of device, as far as plans show it."""
-
-    model_config = ConfigDict(frozen=True, extra="ignore")
-
-    timings: tuple[tuple[float, float], ...] = ()  # units, seconds
-    peaks: tuple[tuple[float, float], ...] = ()  # units, bytes
 
 
 class PlanMaker:
@@ -42,6 +31,7 @@ class PlanMaker:
         self._ledger = ledger
         self._fleet = fleet
         self._currency = currency
+        self._paces = DevicePaces(ledger, fleet)
 
     def make(self, record: PlanRecord, tenant: str) -> Plan:
         """Return the plan of a record whose rounds are over."""
@@ -51,7 +41,7 @@ class PlanMaker:
         readable = rows * (record.read - record.unreadable) / max(record.read, 1)
         outcomes = self._outcomes(tenant)
         work = arithmetic.row_work(rounds, outcomes).scaled(readable)
-        profiles = [self._profiles(stage) for stage in specs]
+        profiles = [self._paces.profiles(stage) for stage in specs]
         stages = arithmetic.planned_stages(specs, rounds, round(readable))
         workers = workers_of(record, self._fleet)
         by_pool: dict[str, float] = {}
@@ -92,20 +82,6 @@ class PlanMaker:
         plans = (read_record(document).plan for document in found)
         return [plan.outcome for plan in plans if plan.outcome is not None]
 
-    def _profiles(self, stage: StageSpec) -> dict[str, BatchProfile]:
-        """Return what is known of an operator with its parameters, by type of device."""
-        operator = self._fleet.operator(stage.operator)
-        if operator is None:
-            return {}
-        found = {}
-        begin = profile_name(operator, stage.params)
-        for name, text in self._ledger.profiles.beginning_with(begin).items():
-            try:
-                found[name.removeprefix(begin)] = BatchProfile.model_validate_json(text)
-            except ValidationError:
-                continue  # of another version
-        return found
-
     def _load_s(self, specs: list[StageSpec]) -> float:
         """Return how long workers took to load the slowest of their models: the best that is known."""
         pools = self._fleet.pools()
@@ -132,7 +108,7 @@ class PlanMaker:
 
 def _devices(profiles: list[dict[str, BatchProfile]]) -> list[PlannedDevice]:
     """Compare the types of devices that have run all operators, by the sum of what each takes there."""
-    relative = [arithmetic.relative_times({name: one.timings for name, one in known.items()}) for known in profiles]
+    relative = [relative_times({name: one.timings for name, one in known.items()}) for known in profiles]
     common = set.intersection(*(set(one) for one in relative)) if relative else set()
     sums: Mapping[str, float] = {device: sum(one[device] for one in relative) for device in common}
     fastest = min(sums.values(), default=1.0)

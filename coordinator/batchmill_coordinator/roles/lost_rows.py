@@ -2,7 +2,7 @@
 
 1. The lost attempt ends; the shard waits, for longer than the next steps take.
 2. It is queued and claimed here, in the place of a worker, so that nobody else runs it.
-3. The row is read and its dead letter stored; the commit settles the shard.
+3. The row is read and its dead letter stored; the commit settles the shard, unless a straggler of it was done first.
 
 Cut short anywhere, the lease taken here expires, and the recoverer begins again.
 """
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.columns import rows_of
 from batchmill.columns.lineage import path_at, without_lineage
+from batchmill.errors import StaleToken
 from batchmill.jobs.completion import Completion, DeadLimit
 from batchmill.jobs.dead_letters import WORKER_LOST, DeadLetter, DeadRows, count_by_type, dead_letters_name, json_value
 from batchmill.ledger.formats.encodings import write_holder
@@ -23,8 +24,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchmill.clock import Clock
-    from batchmill.jobs.shard import Shard
+    from batchmill.jobs.shard import Shard, ShardRef
     from batchmill.ledger import JobRecord, Ledger
+    from batchmill.ledger.formats.record import StageRecord
     from batchmill.sources.base import Source
     from batchmill.storage.blobs import BlobStore
 
@@ -53,15 +55,27 @@ class LostRowSettler:
             return False
         stage = record.stages[shard.stage]
         ref = shards.queue(record.id, stage, shard.shard_id, epoch)
+        try:
+            return ref is not None and self._settle(record, ref, stage)
+        except StaleToken:  # its straggler has committed
+            return False
+
+    def _settle(self, record: JobRecord, ref: ShardRef, stage: StageRecord) -> bool:
+        """Run the steps of a worker; False if the job takes no more work. Raises `StaleToken`."""
+        shards = self._ledger.shards
         holder = write_holder("lost-row-settler", secrets.token_hex(4))
-        claim = shards.claim(ref, stage.spec.pool, holder, LEASE_MS, with_job=False) if ref else None
-        if ref is None or claim is None:
+        claim = shards.claim(ref, stage.spec.pool, holder, LEASE_MS, with_job=False)
+        if claim is None:
             return False
         dead = self._dead_row(record, claim.shard)
         self._blobs.put_table(dead_letters_name(ref), dead.table())
-        roots = dead.letters[0].path[:1] if record.spec.is_gathered_behind(shard.stage) else ()
+        roots = dead.letters[0].path[:1] if record.spec.is_gathered_behind(ref.stage) else ()
         completion = Completion(0, 1, 0, dead_by_type=count_by_type(dead.letters), incomplete=roots)
-        shards.commit(ref, completion, DeadLimit.of(stage.spec))
+        try:
+            shards.commit(ref, completion, DeadLimit.of(stage.spec))
+        except StaleToken:
+            self._blobs.delete(dead_letters_name(ref))
+            raise
         return True
 
     def _dead_row(self, record: JobRecord, shard: Shard) -> DeadRows:

@@ -40,9 +40,10 @@ from batchmill.ledger.scripting.calls import PlanAnswer
 from batchmill.sources.base import End, InputSplit, NotYet, RowCount
 from batchmill.sources.undivided import UndividedSplitter
 from batchmill.telemetry.log_context import about
+from batchmill_coordinator.fleet.device_paces import DevicePaces
 from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 from batchmill_coordinator.roles.job_guard import JobGuard
-from batchmill_coordinator.roles.stream_waits import StreamWaits
+from batchmill_coordinator.roles.streams.stream_waits import StreamWaits
 from batchmill_coordinator.scheduling.buffer_credit import shard_limits
 from batchmill_coordinator.scheduling.shard_size import StageProgress, next_rows
 
@@ -131,6 +132,7 @@ class Planner:
     ) -> None:
         self._ledger = ledger
         self._fleet = fleet
+        self._paces = DevicePaces(ledger, fleet)
         self._open_source = open_source
         self._resumption = resumption
         self._settings = settings
@@ -315,7 +317,7 @@ class Planner:
             busy_s=one.busy_us / 1e6,
             shards_done=stage.shards_done,
             rows_left=max(total.rows - stage.rows_planned - draft.rows, 0) if total and total.exact else None,
-            workers=pool.workers,
+            workers=self._paces.workers(stage.spec, pool),
             first_rows=first,
         )
         return max(next_rows(progress, self._settings.shard_target_s), stage.spec.min_shard_rows)

@@ -11,16 +11,22 @@ from batchmill_coordinator.scheduling.scaling.decisions import (
     decide,
     due_by_pool,
     kept_memories,
+    limited_by_pool,
     pools_to_scale,
 )
 from batchmill_coordinator.scheduling.scaling.view import read_memories
 
 if TYPE_CHECKING:
     from batchmill.fleet import PoolScale, WorkerInfo
+    from batchmill.jobs.cost import Totals
     from batchmill.ledger import Ledger
     from batchmill_coordinator.scheduling.scaling.targets import PoolTargets
+    from batchmill_coordinator.scheduling.scaling.workers_wanted import LimitedWork
+    from batchmill_coordinator.scheduling.tenant_shares import TenantShares
 
 MAX_DEADLINES = 200  # jobs with the nearest deadlines that are looked at
+MAX_JOBS = 100  # of a tenant with a limit, the newest, that are looked at
+MAX_TENANTS = 50  # with a limit whose work is looked at; that of others counts as if they had none
 
 
 class Scaler:
@@ -30,26 +36,43 @@ class Scaler:
     wakes_on: frozenset[str] = frozenset()  # a start takes far longer than a period, and submissions may be many
     period_s = 2.0
 
-    def __init__(self, ledger: Ledger, targets: PoolTargets) -> None:
+    def __init__(self, ledger: Ledger, targets: PoolTargets, shares: TenantShares) -> None:
         self._ledger = ledger
         self._targets = targets
+        self._shares = shares
 
     def step(self, epoch: int) -> None:
-        """Decide for each pool that has workers or work, in a constant number of round trips."""
+        """Decide for each pool that has workers or work, in a bounded number of round trips."""
         ledger = self._ledger
         now_ms = ledger.now_ms()
         work, totals = ledger.overview.work(), ledger.costs.totals()
         records = ledger.jobs.read_many(ledger.index.with_deadlines(MAX_DEADLINES))
         due = due_by_pool(records, totals, now_ms / 1000)
+        free = [one for one in records if one.tenant not in self._shares.most]
+        free_due = due_by_pool(free, totals, now_ms / 1000)
+        limited = self._limited(totals)
         workers: dict[str, list[WorkerInfo]] = {}
         for worker in ledger.fleet.workers(now_ms):
             workers.setdefault(worker.pool, []).append(worker)
         memories = read_memories(ledger)
         decisions: dict[str, PoolScale] = {}
         for pool in pools_to_scale(work.pools, workers):
-            reading = PoolReading(pool, work.pools.get(pool, PoolWork()), workers.get(pool, []), due.get(pool, []))
+            reading = PoolReading(
+                *(pool, work.pools.get(pool, PoolWork()), workers.get(pool, []), due.get(pool, [])),
+                limited=limited.get(pool, []),
+                free_due=free_due.get(pool, []),
+            )
             decisions[pool], memories[pool] = decide(
                 reading, totals, memories.get(pool), self._targets.of(pool), now_ms / 1000, self._targets.start_of(pool)
             )
         kept = kept_memories(memories, MAX_POOLS)
         ledger.scale.keep(epoch, decisions, {pool: memory.model_dump_json() for pool, memory in kept.items()})
+
+    def _limited(self, totals: Totals) -> dict[str, list[LimitedWork]]:
+        """Read what is left of the tenants whose shards in flight are limited."""
+        jobs = {}
+        for tenant in sorted(self._shares.most)[:MAX_TENANTS]:
+            records = self._ledger.jobs.read_many(self._ledger.tenants.live_ids(tenant, MAX_JOBS))
+            if records:
+                jobs[tenant] = max(self._ledger.tenants.count_live(tenant), len(records)), records
+        return limited_by_pool(jobs, totals, self._shares.most)

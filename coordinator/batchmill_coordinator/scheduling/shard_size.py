@@ -19,7 +19,7 @@ class StageProgress:
     busy_s: float  # the time they took together
     shards_done: int
     rows_left: int | None  # None when the source's end is not known
-    workers: int  # processes of the pool, each with a device or a share of one
+    workers: float  # processes of the pool, each with a device or a share of one: how many like the slowest do as much
     first_rows: int = FIRST_ROWS  # of a shard, while nothing of the stage is timed
 
 
@@ -30,7 +30,8 @@ def next_rows(progress: StageProgress, target_s: float) -> int:
     the first shards say nothing about rows that are unlike theirs.
 
     Guided self-scheduling towards the end (Polychronopoulos and Kuck, 1987), so that no worker is left with a long
-    last shard while the others are idle.
+    last shard while the others are idle. Any worker may take any shard, so where devices differ, it is sized for the
+    slowest of them.
     """
     if progress.shards_done == 0 or progress.rows_timed == 0:
         return progress.first_rows
@@ -38,6 +39,6 @@ def next_rows(progress: StageProgress, target_s: float) -> int:
     grown = max(MAX_GROWTH * progress.rows_timed // progress.shards_done, progress.rows_timed)
     wanted = min(int(rows_per_s * target_s), grown)
     if progress.rows_left is not None:
-        fair = progress.rows_left // (TAIL_SHARDS * max(progress.workers, 1))
+        fair = int(progress.rows_left / (TAIL_SHARDS * max(progress.workers, 1)))
         wanted = min(wanted, max(fair, int(rows_per_s * MIN_SHARD_S)))
     return max(wanted, FIRST_ROWS if wanted >= FIRST_ROWS else 1)

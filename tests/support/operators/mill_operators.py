@@ -90,6 +90,20 @@ def gated(rows: list[dict[str, Any]], *, gate: str, first: int = 0) -> list[Any]
     return [{"pid": os.getpid()} for _ in rows]
 
 
+@batchmill.operator("hangs_once", columns=["id"], batch_size=8)
+def hangs_once(rows: list[dict[str, Any]], *, gate: str, victim: int) -> list[Any]:
+    """Waits for the file `gate` at the row `victim`, the first time only; names its process in `gate.hung` then."""
+    if any(row["id"] == victim for row in rows):
+        try:
+            with Path(f"{gate}.hung").open("x") as file:
+                file.write(str(os.getpid()))
+        except FileExistsError:
+            return [{"pid": os.getpid()} for _ in rows]
+        while not Path(gate).exists():
+            time.sleep(0.01)
+    return [{"pid": os.getpid()} for _ in rows]
+
+
 @batchmill.operator("slow", columns=["id"], batch_size=1)
 def slow(rows: list[dict[str, Any]], *, seconds: float, journal: str) -> list[Any]:
     """Works on each row for a while; leaves a line in the file `journal` for each row it begins."""

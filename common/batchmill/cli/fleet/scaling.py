@@ -64,6 +64,7 @@ def pools(client: Client, report: bool, days: int, as_json: bool) -> None:
 def _report(found: list[PoolUsage], *, as_json: bool) -> None:
     from batchmill.cli.terminal.console import print_json, print_table
     from batchmill.cli.terminal.tables import Column
+    from batchmill.wording import hours
 
     if as_json:
         for pool in found:
@@ -72,9 +73,9 @@ def _report(found: list[PoolUsage], *, as_json: bool) -> None:
     rows = [
         (
             pool.pool,
-            f"{pool.worker_hours:.1f}",
-            f"{pool.enough_hours:.1f}",
-            f"{pool.busy_hours:.1f}",
+            hours(pool.worker_hours),
+            hours(pool.enough_hours),
+            hours(pool.busy_hours),
             f"{pool.most_workers} of {pool.most_wanted}",
             f"{pool.cost:.2f} {pool.currency}",
             f"{pool.cost_enough:.2f} {pool.currency}",

@@ -54,6 +54,8 @@ class StageRecord:
     shards_queued: int = 0
     shards_running: int = 0
     shards_done: int = 0
+    stragglers: int = 0  # attempts that run on while their shard is queued again
+    shards_speculated: int = 0  # shards that were queued again so
     busy_us: int = 0  # device time of committed attempts
     bytes_in: int = 0
     paces: tuple[CommitInterval, ...] = ()  # the last intervals between commits, the latest last

@@ -2273,6 +2273,35 @@ def save_checkpoint(
     return SaveCheckpointAnswer(reply.decode())
 
 
+def speculate(
+    store: Store,
+    *,
+    pool: str,
+    epoch: int,
+    attempt: ShardRef,
+) -> int:
+    """Queue a shard again while its attempt runs on, which takes far longer than expected: it becomes a straggler."""
+    keys = store.keys
+    reply = store.run(
+        "speculate",
+        [
+            keys.leader(),
+            keys.job(attempt.job_id),
+            keys.index(),
+            keys.stage(attempt.job_id, attempt.stage),
+            keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
+            keys.leases(),
+            keys.queued(pool),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            attempt.attempt_key,
+        ],
+    )
+    return int(reply)
+
+
 class SplitAnswer(StrEnum):
     """What `split.lua` answers."""
 

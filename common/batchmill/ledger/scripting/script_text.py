@@ -20,7 +20,7 @@ _DEFINED = re.compile(r"^local (?:function )?(\w+)", re.MULTILINE)
 _COMMENT = re.compile(r"--.*")
 _WORD = re.compile(r"[A-Za-z_]\w*")
 
-PRELUDE = ("_encodings", "_prelude", "_indexes", "_costs", "_row_cache")
+PRELUDE = ("_encodings", "_prelude", "_indexes", "_costs", "_stragglers", "_row_cache")
 
 
 @dataclass(frozen=True, slots=True)

@@ -61,9 +61,8 @@ local function price_of(shard)
 end
 
 -- Charge a job for an attempt that can report nothing any more: what it reported last, and its share of the time since
--- then, until `ends` at the latest. All of it was wasted.
-local function charge_lost(keys, attempt, ends, now, channel)
-  local metered = redis.call('HGET', keys.shard, 'metered')
+-- then (`metered`), until `ends` at the latest. All of it was wasted.
+local function charge_lost(keys, attempt, ends, now, channel, metered)
   if not metered then return end
   local reported = parse_metered(metered)
   local silent_ms = math.max(0, math.min(now, math.abs(tonumber(ends))) - reported.at)

@@ -193,14 +193,15 @@ local function count_job(index, generation, job, worked_for, tenant, before, now
   redis.call('HSET', job, 'counted', generation .. ' ' .. now_counted)
 end
 
--- Index a stage; returns how many of its shards run, and whether all that it will ever have are settled.
+-- Index a stage; returns how many attempts of its shards run, and whether all that it will ever have are settled.
 -- found: state, created and priority of the job, the generation of the sums, and the pools of its stages before this one.
 local function index_stage(index, job, job_id, number, found, now)
   local stage, member = job .. ':stage:' .. number, stage_key(job_id, number)
-  local worked_for, turn, planned, live, queued, running, since, before, total, in_plan, done, dead, counted, cursor, joins, lag =
+  local worked_for, turn, planned, live, queued, running, since, before, total, in_plan, done, dead, counted, cursor, joins, lag,
+    stragglers =
     unpack(redis.call('HMGET', stage, 'worked_for', 'turn', 'planned', 'shards_live', 'shards_queued', 'shards_running',
       'last_queued_at', 'indexed', 'rows_total', 'rows_planned', 'rows_done', 'rows_dead', 'counted', 'cursor',
-      'joins', 'lag'))
+      'joins', 'lag', 'stragglers'))
   live, queued, running = tonumber(live or '0'), tonumber(queued or '0'), tonumber(running or '0')
   done, dead = tonumber(done or '0'), tonumber(dead or '0')
   local pool, may_run, in_flight = string.match(worked_for, '^%S+'), takes_shards(found.state), queued + running
@@ -247,7 +248,7 @@ local function index_stage(index, job, job_id, number, found, now)
   end
   count_stage(index, found.generation, stage, worked_for, counted_by(found.generation, counted), now_counted)
   found.pools[pool], found.worked_for = true, found.worked_for or worked_for
-  return running, planned == '1' and live == 0
+  return running + tonumber(stragglers or '0'), planned == '1' and live == 0
 end
 
 -- Give a job and its stages the entries that they are due.

@@ -125,17 +125,6 @@ local function count_settled(job, number)
   return settled
 end
 
--- Why the leader may not take a shard from an attempt as lost: 'deposed', 'alive' or 'stale'; nil when it may.
--- A lease that outlived its attempt is dropped.
-local function why_not_lost(keys, epoch, attempt, now)
-  if not leads(keys.leader, epoch) then return 'deposed' end
-  local ends = redis.call('ZSCORE', keys.leases, attempt.key)
-  if ends and tonumber(ends) > now then return 'alive' end
-  if is_attempt(keys.shard, 'running', attempt.token) then return nil end
-  redis.call('ZREM', keys.leases, attempt.key)
-  return 'stale'
-end
-
 -- The job is paused: nothing more of it is planned, queued or claimed, and its running attempts release their leases.
 local function pause_job(job, before, now, channel, job_id)
   move_job(job, before, 'paused')

@@ -26,14 +26,24 @@
 -- @returns spec: bytes
 -- @returns inline_rows: bytes
 --
+-- stale: it is not queued, or the holder is the worker of its straggler: then the shard waits for another worker.
 -- stopped: the job takes no more work. other revision: the stage is bound to another one, and the shard waits again.
 --
 -- leases  sorted set: attempt scored by when the lease ends (ms)
 -- metered  field of the shard, see `_encodings.lua`
-local OTHER_REVISION_DELAY_MS = 500
+-- claimed_at  field of the shard: when its present attempt was claimed (ms)
+local OTHER_WORKER_DELAY_MS = 500
 
 local function refused(why)
   return {why, '', 0, 0, '', 0, '', ''}
+end
+
+-- The shard waits for another worker than this one.
+local function leave()
+  if unqueue(keys.shard, keys.waiting, keys.queued, args.attempt, now + OTHER_WORKER_DELAY_MS) then
+    redis.call('HINCRBY', keys.stage, 'shards_queued', -1)
+    index_job(keys.index, keys.job, args.attempt.job_id, now)
+  end
 end
 
 local attempt = args.attempt
@@ -41,21 +51,23 @@ local state, token, holder = unpack(redis.call('HMGET', keys.shard, 'state', 'to
 local again = state == 'running' and holder == args.holder
 if token ~= attempt.token or not (state == 'queued' or again) then return refused(answer.stale) end
 if redis.call('HGET', keys.job, 'state') ~= 'running' then return refused(answer.stopped) end
+local other = redis.call('HGET', keys.shard, 'straggler_holder')
+if not again and other and worker_of(other) and worker_of(other) == worker_of(args.holder) then
+  leave()
+  return refused(answer.stale)
+end
 if not again and args.version ~= '' and redis.call('HEXISTS', keys.stage, 'any_version') == 0 then
   local version, revision = unpack(redis.call('HMGET', keys.stage, 'operator_version', 'revision'))
   local is_other = revision and revision ~= args.revision
   if is_other or (version and version ~= '' and version ~= args.version) then
-    if unqueue(keys.shard, keys.waiting, keys.queued, attempt, now + OTHER_REVISION_DELAY_MS) then
-      redis.call('HINCRBY', keys.stage, 'shards_queued', -1)
-      index_job(keys.index, keys.job, attempt.job_id, now)
-    end
+    leave()
     return refused(answer.other_revision)
   end
   redis.call('HSET', keys.stage, 'operator_version', args.version, 'revision', args.revision)
 end
 if not again then
   move_shard(keys.shard, state, 'running')
-  redis.call('HSET', keys.shard, 'holder', args.holder,
+  redis.call('HSET', keys.shard, 'holder', args.holder, 'claimed_at', now,
              'metered', write_metered(args.price_nano, 0, now, args.sharers))
   redis.call('ZREM', keys.queued, attempt.key)
   redis.call('HINCRBY', keys.stage, 'shards_queued', -1)

@@ -8,6 +8,9 @@
 -- An attempt whose results became too many commits the first rows of its shard as a part (`rest`); another shard has the
 -- other rows. Both replace the shard, or follow the parts that it had before: then only the number of these is larger.
 --
+-- Of a shard that is run a second time (`speculate.lua`) both attempts may commit, and the first one to do so counts. The job
+-- is charged for what the other one has used, and what either makes later is dropped: its lease is gone.
+--
 -- @key job
 -- @key index
 -- @key stage
@@ -178,7 +181,7 @@ local function hand_on(job, number, made, results, nbytes, tried)
     local first_row = add_rows(of, results, nbytes)
     if results > 0 then
       local shard = shard_key(job, number, made.shard_id)
-      redis.call('HSET', shard, 'token', made.token, 'rows', results, 'failures', tried.failures, 'losses', 0,
+      redis.call('HSET', shard, 'token', made.last_token, 'rows', results, 'failures', tried.failures, 'losses', 0,
                  'plan', plan_of_part(first_row, results, made.shard_id, made.token))
       if tried.checkpoint then redis.call('HSET', shard, 'checkpoint', tried.checkpoint) end
       if tried.stalled_by then redis.call('HSET', shard, 'stalled_ms', tried.stalled_ms) end
@@ -202,17 +205,20 @@ local function hand_on(job, number, made, results, nbytes, tried)
 end
 
 local attempt, number = args.attempt, tonumber(args.attempt.stage)
-local made = {shard_id = attempt.shard_id, token = attempt.token}
+local made = {shard_id = attempt.shard_id, token = attempt.token}  -- and last_token: of the attempts of the shard
 for _, one in ipairs(rest) do made.shard_id = one.part_id end
 local settled = redis.call('HGET', keys.done, made.shard_id)
 if settled then
   local before = parse_settled(settled)
   return before and before.token == attempt.token and answer.ok or answer.stale
 end
-local state, token, planned_rows, plan, metered =
-  unpack(redis.call('HMGET', keys.shard, 'state', 'token', 'rows', 'plan', 'metered'))
-if not state or not may_move_shard(state, 'done') or token ~= attempt.token then return answer.stale end
-local price = metered and parse_metered(metered).price or 0
+local state, token, planned_rows, plan, metered, straggler, straggler_metered, queued_in = unpack(redis.call(
+  'HMGET', keys.shard, 'state', 'token', 'rows', 'plan', 'metered', 'straggler', 'straggler_metered', 'queued_in'))
+local straggles = straggler == attempt.token
+made.last_token = token
+if not state or not (straggles or (token == attempt.token and state == 'running')) then return answer.stale end
+local own_metered = straggles and straggler_metered or metered
+local price = own_metered and parse_metered(own_metered).price or 0
 local inline = args.inline and #args.inline or 0
 for place, one in ipairs(passed) do
   local of = stage_keys(keys.job, number + place)
@@ -235,8 +241,17 @@ local left, nbytes = settle_shard(keys.job, keys, made.shard_id, {
 redis.call('DEL', keys.shard)
 redis.call('HDEL', keys.job, 'stalled')
 redis.call('SREM', keys.live_shards, attempt.shard_id)
+local loser = straggler and sibling(attempt, straggles and token or straggler)
+local loser_metered, loser_ends = straggles and metered or straggler_metered, loser and redis.call('ZSCORE', keys.leases, loser.key)
 redis.call('ZREM', keys.leases, attempt.key)
-redis.call('HINCRBY', keys.stage, 'shards_running', -1)
+if loser then
+  redis.call('ZREM', keys.leases, loser.key)
+  redis.call('ZREM', queued_in, loser.key)
+  redis.call('ZREM', keys.waiting, attempt.shard_id)
+  redis.call('HINCRBY', keys.stage, 'stragglers', -1)
+end
+if not straggles or state == 'running' then redis.call('HINCRBY', keys.stage, 'shards_running', -1) end
+if straggles and state == 'queued' then redis.call('HINCRBY', keys.stage, 'shards_queued', -1) end
 redis.call('HINCRBY', keys.stage, 'shards_live', -1)
 -- Give the rows that the attempt leaves of its shard to another one. Tokens continue: no two attempts write one blob.
 for _, one in ipairs(rest) do
@@ -245,7 +260,7 @@ for _, one in ipairs(rest) do
     redis.call('HSET', stage_keys(keys.job, made_in).done, one.split_id, write_split_up(one.parts))
     made_in = made_in + 1
   until not is_joined(keys.job, made_in)
-  redis.call('HSET', one.keys.shard, 'state', 'waiting', 'token', attempt.token, 'rows', one.rows, 'plan', one.plan,
+  redis.call('HSET', one.keys.shard, 'state', 'waiting', 'token', token, 'rows', one.rows, 'plan', one.plan,
              'failures', 0, 'losses', 0)
   if one.checkpoint then redis.call('HSET', one.keys.shard, 'checkpoint', one.checkpoint) end
   redis.call('SADD', keys.live_shards, one.shard_id)
@@ -291,6 +306,10 @@ for place, one in ipairs(passed) do
   charge_stage(stage_keys(keys.job, number + place).stage, one.used, tonumber(one.rows) + tonumber(one.rows_dead))
 end
 if next_stage and args.failed_in_next then charge_stage(next_stage.stage, args.used_in_next, 0) end
+if loser and loser_metered and loser_ends then
+  charge_lost({job = keys.job, stage = keys.stage, cost_tenants = keys.cost_tenants, cost_pools = keys.cost_pools,
+               cost_days = keys.cost_days}, loser, loser_ends, now, args.channel, loser_metered)
+end
 local job_state, ends_at_commit, stages_open, stages =
   unpack(redis.call('HMGET', keys.job, 'state', 'ends_at_commit', 'stages_open', 'stage_count'))
 if stages_open == '0' and ends_at_commit and job_state == 'running' then

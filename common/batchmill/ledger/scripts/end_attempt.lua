@@ -22,10 +22,22 @@
 -- @arg channel: channel
 -- @answers ok | stale
 --
+-- stale: another attempt has the shard; a straggler is then dropped, and its job charged for it.
+--
 -- stalled  field of the job: the last `stalled_by`, until some of its rows are stored
 -- paused_for  field of the job: the last `pause_for`, until it is resumed
 -- stalled_ms  field of the shard: the sum over its last attempts that all ended so
 local attempt = args.attempt
+if is_straggler(keys.shard, attempt.token) then  -- what it did not finish, the other attempt does
+  local used, parts = 0, parse_parts(args.used)
+  for _, us in ipairs(parts) do used = used + us end
+  local metered = redis.call('HGET', keys.shard, 'straggler_metered')
+  redis.call('HSET', keys.shard, 'straggler_metered', write_metered(parse_metered(metered).price, used, now, 1))
+  drop_straggler(keys, keys.leases, attempt, now, args.channel)
+  index_job(keys.index, keys.job, attempt.job_id, now)
+  publish(args.channel, 'failed', attempt.job_id)
+  return answer.stale
+end
 if not is_attempt(keys.shard, 'running', attempt.token) then return answer.stale end
 local bill = {price = price_of(keys.shard), parts = parse_parts(args.used), rows = 0}
 charge(keys, attempt, bill, now, args.channel)

@@ -20,10 +20,10 @@
 --
 -- alive: the lease was renewed after all; stale: the attempt is over, and its lease is dropped.
 local attempt = args.attempt
-local refusal = why_not_lost(keys, args.epoch, attempt, now)
+local refusal = why_not_lost(keys, args.epoch, attempt, now, args.channel)
 if refusal then return answer[refusal] end
 local ends = redis.call('ZSCORE', keys.leases, attempt.key) or now
-charge_lost(keys, attempt, ends, now, args.channel)
+charge_lost(keys, attempt, ends, now, args.channel, redis.call('HGET', keys.shard, 'metered'))
 requeue(keys, keys.leases, attempt, now + tonumber(args.delay_ms), 'losses')
 if args.stop_with then stop_job(keys.job, now, 'failing', args.stop_with) end
 index_job(keys.index, keys.job, attempt.job_id, now)

@@ -41,7 +41,8 @@ if not leads(keys.leader, args.epoch) then return answer.deposed end
 local state = redis.call('HGET', keys.job, 'state')
 if not state or not is_final(args.state) or not may_move_job(state, args.state) then return answer.busy end
 for _, one in ipairs(stages) do
-  if tonumber(redis.call('HGET', one.keys.stage, 'shards_running') or '0') > 0 then return answer.busy end
+  local running, stragglers = unpack(redis.call('HMGET', one.keys.stage, 'shards_running', 'stragglers'))
+  if tonumber(running or '0') + tonumber(stragglers or '0') > 0 then return answer.busy end
   if args.state == 'completed' and not is_settled(one.keys.stage) then return answer.busy end
 end
 end_job(keys, state, args.state, args.job_id, now)

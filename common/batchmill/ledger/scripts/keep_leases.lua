@@ -16,8 +16,10 @@ local kept = {}
 for _, item in ipairs(attempts) do
   local attempt = item.attempt
   local ends = tonumber(redis.call('ZSCORE', keys.leases, attempt.key) or -1)
-  local holder = redis.call('HGET', item.keys.shard, 'holder')
-  if ends > 0 and holder and worker_of(holder) == args.worker and is_attempt(item.keys.shard, 'running', attempt.token) then
+  local straggles = is_straggler(item.keys.shard, attempt.token)
+  local holder = redis.call('HGET', item.keys.shard, straggles and 'straggler_holder' or 'holder')
+  if ends > 0 and holder and worker_of(holder) == args.worker
+     and (straggles or is_attempt(item.keys.shard, 'running', attempt.token)) then
     redis.call('ZADD', keys.leases, math.max(ends, now + tonumber(args.lease_ms)), attempt.key)
     kept[#kept + 1] = attempt.key
   end

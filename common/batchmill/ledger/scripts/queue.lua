@@ -17,7 +17,7 @@
 if not leads(keys.leader, args.epoch) then return 0 end
 if redis.call('HGET', keys.job, 'state') ~= 'running' then return 0 end
 local state = redis.call('HGET', keys.shard, 'state')
-if not state or not may_move_shard(state, 'queued') then return 0 end
+if state ~= 'planned' and state ~= 'waiting' then return 0 end
 local token = queue_shard(keys, state, args.job_id, args.stage, args.shard_id, now)
 index_job(keys.index, keys.job, args.job_id, now)
 return token

@@ -21,6 +21,10 @@ for number, item in ipairs(attempts) do
     redis.call('ZADD', keys.leases, now + tonumber(args.lease_ms), attempt.key)
     if is_attempt(shard, 'running', attempt.token) then
       redis.call('HSET', shard, 'metered', write_metered(price_of(shard), item.used_us, now, #attempts))
+    elseif is_straggler(shard, attempt.token) then
+      local reported = redis.call('HGET', shard, 'straggler_metered')
+      redis.call('HSET', shard, 'straggler_metered',
+                 write_metered(reported and parse_metered(reported).price or 0, item.used_us, now, #attempts))
     end
     local state = redis.call('HGET', item.keys.job, 'state')
     found[number] = state == 'running' and answer.ok or state == 'paused' and answer.paused or answer.stopped

@@ -29,10 +29,12 @@
 --
 -- done  hash: the id of a split shard to how many took over, see `_encodings.lua`
 local attempt = args.attempt
-local refusal = why_not_lost(keys, args.epoch, attempt, now)
+local refusal = why_not_lost(keys, args.epoch, attempt, now, args.channel)
 if refusal then return answer[refusal] end
 local ends = redis.call('ZSCORE', keys.leases, attempt.key) or now
-charge_lost(keys, attempt, ends, now, args.channel)
+charge_lost(keys, attempt, ends, now, args.channel, redis.call('HGET', keys.shard, 'metered'))
+local straggler = redis.call('HGET', keys.shard, 'straggler')
+if straggler then drop_straggler(keys, keys.leases, sibling(attempt, straggler), now, args.channel) end
 move_shard(keys.shard, 'running', 'split')
 redis.call('DEL', keys.shard)
 redis.call('ZREM', keys.leases, attempt.key)

@@ -18,7 +18,13 @@ from batchmill_coordinator.scheduling.scaling.memory import (
     noted_workers,
 )
 from batchmill_coordinator.scheduling.scaling.usage import noted_usage
-from batchmill_coordinator.scheduling.scaling.workers_wanted import PoolDemand, PoolSupply, drain_s, workers_wanted
+from batchmill_coordinator.scheduling.scaling.workers_wanted import (
+    LimitedWork,
+    PoolDemand,
+    PoolSupply,
+    drain_s,
+    workers_wanted,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Collection, Iterable, Mapping, Sequence
@@ -36,12 +42,17 @@ MAX_POOLS = 200
 
 @dataclass(frozen=True, slots=True)
 class PoolReading:
-    """What was read of a pool: its work, its workers, and its jobs with deadlines as in `PoolDemand.due`."""
+    """What was read of a pool: its work, its workers, and its jobs with deadlines as in `PoolDemand.due`.
+
+    limited, free_due: as in `PoolDemand`.
+    """
 
     pool: str
     work: PoolWork
     workers: Sequence[WorkerInfo]
     due: Sequence[tuple[float, float]] = ()
+    limited: Sequence[LimitedWork] = ()
+    free_due: Sequence[tuple[float, float]] = ()
 
 
 def decide(
@@ -78,6 +89,7 @@ def decide(
         starting=len(supply.starting),
         machine_workers=supply.machine_workers,
         machines_wanted=math.ceil(wanted.workers / supply.machine_workers),
+        held_s=round(demand.held_s(target.target_s), 3),
         drain_s=None if left_s is None else round(left_s, 3),
         start_s=round(supply.start_s, 3),
         target_s=target.target_s,
@@ -149,6 +161,24 @@ def due_by_pool(records: Iterable[JobRecord], totals: Totals, now_s: float) -> d
     return due
 
 
+def limited_by_pool(
+    jobs: Mapping[str, tuple[int, Sequence[JobRecord]]], totals: Totals, max_shards: Mapping[str, int]
+) -> dict[str, list[LimitedWork]]:
+    """Return by pool what is left of the tenants with limits.
+
+    jobs: by tenant, how many of its jobs live, and the records of some of them. If they are not all, the others are
+    taken to have as much left as these.
+    """
+    limited: dict[str, list[LimitedWork]] = {}
+    for tenant, (number, records) in jobs.items():
+        left = Counter[str]()
+        for record in records:
+            left.update(stage_work(record, totals) if record.state.takes_shards else {})
+        for pool, work_s in left.items():
+            limited.setdefault(pool, []).append(LimitedWork(max_shards[tenant], work_s * number / len(records)))
+    return limited
+
+
 def row_s(spent: Spent) -> float | None:
     """Return what a row took of device time, loads of models left out, seconds; None without rows."""
     return (spent.us.total - spent.us.load) / US / spent.rows if spent.rows else None
@@ -172,6 +202,8 @@ def _demand(reading: PoolReading, totals: Totals) -> tuple[PoolDemand, float]:
         unknown_rows=max(unknown, 0),
         is_open=work.open_sources > 0,
         due=reading.due,
+        limited=reading.limited,
+        free_due=reading.free_due,
     )
     return demand, spent_s
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from batchmill.fleet import PoolUsage
 from batchmill.jobs.frozen import Frozen
-from batchmill.wording import count
+from batchmill.wording import count, hours
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -80,5 +80,7 @@ def _advice(present_h: float, enough_h: float, most_present: int, most_wanted: i
         return f"at its peak the work needed {count(most_wanted, 'worker')}, and {most_present} {were} there"
     if present_h > SLACK * enough_h:
         money = "" if saved.startswith(("0.00 ", "-")) else f", {saved} less"
-        return f"{enough_h:.1f} worker hours would have been enough{money}: let the number of workers follow the work"
+        return (
+            f"{hours(enough_h)} worker hours would have been enough{money}: let the number of workers follow the work"
+        )
     return "the number of workers followed the work"

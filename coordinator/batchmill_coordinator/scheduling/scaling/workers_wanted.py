@@ -4,7 +4,11 @@
    as many are wanted as the work needs.
 2. Otherwise more are wanted, for what is missing: each of them works for the target time less its start. If the workers
    that are there are done before a new one has started, none is.
-3. Jobs with deadlines may need more. The maxima in machines and in money an hour come last.
+3. Jobs with deadlines may need more.
+4. Work of tenants with a limit counts as far as the limit lets it run: each of their shards occupies one worker, so
+   in the target time a limit of k shards lets k workers work. More than what the other work needs and all these limits
+   together is never wanted, whatever a deadline or the time of a start asks for.
+5. The maxima in machines and in money an hour come last.
 
 The number goes up and down with the work; who starts and stops workers holds its largest value for as long as a start
 takes (`batchmill.held_need`), since an idle worker may cost as much as a start. `benchmarks/scaling` compares this with
@@ -14,7 +18,7 @@ other policies. Times are seconds, and work is device time in seconds.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from batchmill.wording import count, duration
@@ -29,6 +33,14 @@ MAX_WORKERS = 100_000
 
 
 @dataclass(frozen=True, slots=True)
+class LimitedWork:
+    """What is left, in device time, of a tenant that may have up to `max_shards` in flight."""
+
+    max_shards: int
+    work_s: float
+
+
+@dataclass(frozen=True, slots=True)
 class PoolDemand:
     """What a pool has to do.
 
@@ -37,6 +49,7 @@ class PoolDemand:
     is_active: whether anything is left or runs.
     is_open: whether more may be left than is known, since a source has an unknown length.
     due: the work of each job with a deadline, by how long it is until that; negative: it has passed.
+    limited: of the work, that of each tenant with a limit. free_due: of `due`, what has none.
     """
 
     work_s: float
@@ -45,6 +58,24 @@ class PoolDemand:
     unknown_rows: int = 0
     is_open: bool = False
     due: Sequence[tuple[float, float]] = ()
+    limited: Sequence[LimitedWork] = ()
+    free_due: Sequence[tuple[float, float]] = ()
+
+    def held_s(self, target_s: float) -> float:
+        """Return how much of the work no number of workers could do in that time, because of limits."""
+        return sum(max(one.work_s - one.max_shards * target_s, 0.0) for one in self.limited)
+
+    def free(self) -> PoolDemand:
+        """Return what is left without the tenants that have limits."""
+        work_s = max(self.work_s - sum(one.work_s for one in self.limited), 0.0)
+        return replace(
+            self,
+            work_s=work_s,
+            is_active=self.is_active and (work_s > 0 or self.unknown_rows > 0 or self.is_open),
+            arriving=self.arriving * work_s / self.work_s if self.work_s > 0 else self.arriving,
+            due=self.free_due,
+            limited=(),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,8 +120,17 @@ class Wanted:
 
 def workers_wanted(demand: PoolDemand, supply: PoolSupply, target: ScaleTarget) -> Wanted:
     """Return how many workers a pool needs now."""
-    wanted = _for_deadlines(demand, supply, target, _for_work(demand, supply, target.target_s))
+    wanted = _needed(replace(demand, work_s=demand.work_s - demand.held_s(target.target_s)), supply, target)
+    if demand.limited:
+        most = _needed(demand.free(), supply, target).workers + sum(one.max_shards for one in demand.limited)
+        if wanted.workers > most:
+            why = f"{wanted.why}: {wanted.workers} workers, but the limits of tenants let no more than {most} work"
+            wanted = Wanted(most, why)
     return _capped(_with_replacements(wanted, supply), supply, target)
+
+
+def _needed(demand: PoolDemand, supply: PoolSupply, target: ScaleTarget) -> Wanted:
+    return _for_deadlines(demand, supply, target, _for_work(demand, supply, target.target_s))
 
 
 def _with_replacements(wanted: Wanted, supply: PoolSupply) -> Wanted:
