@@ -140,6 +140,7 @@ class Planner:
             ledger, "its source could not be planned", max_storage_failures=MAX_STORAGE_FAILURES, fails_jobs=True
         )
         self._waits = StreamWaits(wake)
+        self._drops_at = 0.0  # when it looks again for sources to close, monotonic
         self._begun: set[str] = set()  # jobs whose count of plannings in the ledger includes this process
 
     def step(self, epoch: int) -> None:
@@ -210,7 +211,13 @@ class Planner:
                 task.future.result()
 
     def _drop_what_ended(self) -> None:
-        """Close the sources of stages that are not planned any more, and forget the failures of their jobs."""
+        """Close the sources of stages that are not planned any more, and forget the failures of their jobs.
+
+        Once in a period: a stream has many steps, and each would read all stages with open sources.
+        """
+        if time.monotonic() < self._drops_at:
+            return
+        self._drops_at = time.monotonic() + self.period_s
         keys = set(self._open_sources.keys()) - self._running.keys()
         known = {(job_id, FIRST_STAGE) for job_id in self._guard.job_ids()} | keys
         alive = [one for one in self._ledger.jobs.read_stages(known) if _may_plan(one)] if known else []

@@ -96,8 +96,9 @@ class ModelQueues:
         def has_settled(queue: str) -> bool:
             return now - self._since.get(queue, now) >= SETTLE_S
 
-        ready = [model for model in models.ready if has_settled(model_queue_of(self._pool, model))]
-        loading = [model for model in (*models.ready, *models.loading) if model not in ready]
+        # in an order that does not change with each use: every change is announced, and has the leader read the fleet
+        ready = sorted(model for model in models.ready if has_settled(model_queue_of(self._pool, model)))
+        loading = sorted(model for model in (*models.ready, *models.loading) if model not in ready)
         has_room = models.has_room and has_settled(spare_queue_of(self._pool))
         self._heartbeat.show_models(ready, loading, has_room=has_room, load_s=models.load_s)
 
