@@ -15,3 +15,4 @@ class WorkerCapacity:
     loading: frozenset[str] = frozenset()  # on its way; it consumes from their queues already
     has_spare: bool = True  # memory for another model
     load_s: float = 0.0  # how long loading the slowest of them took
+    states: frozenset[str] = frozenset()  # of stages, in its memory

@@ -191,7 +191,8 @@ class Planner:
 
     def _has_to_plan(self, one: JobStage, pools: Mapping[str, PoolView]) -> bool:
         wanted = pools.get(one.spec.pool, EMPTY).horizon - one.stage.shards_live
-        return _may_plan(one) and (wanted > 0 or one.job.must_resume) and not self._guard.is_set_aside(one.job.id)
+        is_due = one.job.must_resume or (wanted > 0 and not _waits_for_own_shard(one))
+        return is_due and _may_plan(one) and not self._guard.is_set_aside(one.job.id)
 
     def _has_thread_for(self, one: JobStage) -> bool:
         """Return whether a stage may be planned now; one during whose planning the process died is planned alone."""
@@ -370,6 +371,11 @@ def _require_every_row(one: JobStage, draft: _Draft, total: RowCount | None) -> 
             f"the source of job {one.job.id} ended after {planned:,} rows, {total.rows:,} were expected.",
             hint="Submit the job again, and leave its source alone until it has ended.",
         )
+
+
+def _waits_for_own_shard(one: JobStage) -> bool:
+    """Return whether the next shard of a stage is made once the last one is settled, and that is not yet so."""
+    return one.stage.shards_live > 0 and (one.spec.keeps_state or one.spec.in_turn)
 
 
 def _may_plan(one: JobStage) -> bool:
