@@ -17,7 +17,7 @@ MAX_STATES = 16
 """A queue is consumed for each."""
 
 
-def _tell_nobody(_: Collection[str]) -> None:
+def _report_to_nobody(_: Collection[str]) -> None:
     """Nobody follows."""
 
 
@@ -27,7 +27,7 @@ class HeldStates:
     on_change: called, by any thread, with what is held.
     """
 
-    def __init__(self, on_change: Callable[[Collection[str]], None] = _tell_nobody) -> None:
+    def __init__(self, on_change: Callable[[Collection[str]], None] = _report_to_nobody) -> None:
         self._on_change = on_change
         self._held: OrderedDict[str, None] = OrderedDict()
         self._lock = Lock()
