@@ -1,19 +1,22 @@
-"""Users of streams in a chaos run: rows are sent while everything breaks, and two jobs over them never end until then.
+"""Users of streams in a chaos run: rows are sent while everything breaks, and jobs over them never end until then.
 
-A producer sends rows under a number until they are accepted, as the documentation says. One job passes them on, the
-other makes windows of them; both are drained when everything is repaired. Then each row must be there once, in the
-order in which it was sent, and the windows must be those of these rows.
+A producer sends rows under a number until they are accepted, as the documentation says. One job passes them on, others
+make windows of them: of some rows each, and by event time. All are drained when everything is repaired. Then each row
+must be there once, in the order in which it was sent, and the windows must be those of these rows: each has fired as
+often as `window_oracle` says, with these rows, and just the rows that came too late have failed.
 """
 
 from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import batchmill
 from batchmill.errors import BatchmillError
+from chaos.window_oracle import Event, Fired, Rule, windows_of
 
 if TYPE_CHECKING:
     from batchmill import Client
@@ -27,6 +30,17 @@ ROWS_AT_ONCE = 5
 SEND_S = 0.1  # between two requests
 LOOK_S = 0.2
 WINDOW = 7  # rows
+BEGAN_MS = 1_800_000_000_000  # event time
+RULES = {
+    "tumbling": Rule(size=1000, wait=500, late=1500),
+    "sessions": Rule(size=150, wait=500, late=1500, is_session=True),
+}
+
+
+def event_of(number: int) -> Event:
+    """Return what a row says: mostly in some disorder, some for windows that have fired, a few too late for any."""
+    behind = 30_000 if number % 41 == 7 else 1200 if number % 13 == 5 else number * 7919 % 400
+    return Event(number, number % 4, BEGAN_MS + number * 40 - behind)
 
 
 @dataclass(slots=True)
@@ -39,13 +53,14 @@ class StreamUsers:
     complaints: list[str] = field(default_factory=list)
     _plain: str = ""
     _windows: str = ""
+    _timed: dict[str, str] = field(default_factory=dict)  # the jobs with windows by event time, by the rule's name
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
     @property
     def job_ids(self) -> list[str]:
         """The jobs that read the stream."""
-        return [self._plain, self._windows]
+        return [self._plain, self._windows, *self._timed.values()]
 
     def start(self) -> None:
         """Submit the jobs and begin to send."""
@@ -53,6 +68,9 @@ class StreamUsers:
         window = batchmill.Window(count=WINDOW, aggregate={"ids": "collect:id"})
         self._plain = self.cluster.ask(lambda client: client.submit(source=source, stages=[one]).id)
         self._windows = self.cluster.ask(lambda client: client.submit(source=source, stages=[one, window]).id)
+        for name, rule in RULES.items():
+            timed = [one, _window(rule)]
+            self._timed[name] = self.cluster.ask(lambda client: client.submit(source=source, stages=timed).id)  # noqa: B023  # called at once
         self._thread = threading.Thread(target=self._send, name="stream users", daemon=True)
         self._thread.start()
 
@@ -93,15 +111,38 @@ class StreamUsers:
         wrong = [pair for pair in zip(windows, expected, strict=False) if pair[0] != pair[1]]
         if wrong or len(windows) != len(expected):
             verdict.broken.append(f"{len(windows)} windows, not {len(expected)}; wrong are {wrong[:3]}")
+        failed = {job_id: self._judge_timed(verdict, name, found) for name, job_id in self._timed.items()}
         for job_id in self.job_ids:
-            status = self._status(job_id)
-            if status.state.value != "completed" or status.rows_dead or (status.stream and status.stream.rows_lost):
-                verdict.broken.append(f"the stream job {job_id} ended {status.state}: {status}")
+            status, dead = self._status(job_id), failed.get(job_id, 0)
+            if (
+                status.state.value != "completed"
+                or status.rows_dead != dead
+                or (status.stream and status.stream.rows_lost)
+            ):
+                verdict.broken.append(f"the stream job {job_id} ended {status.state}, {dead} rows are late: {status}")
+
+    def _judge_timed(self, verdict: Verdict, name: str, rows: list[int]) -> int:
+        """Look at all firings of windows by event time, and at the rows that are late; return how many these are."""
+        job_id = self._timed[name]
+        fired, late = windows_of(RULES[name], map(event_of, rows))
+        found, expected = Counter(map(_fired, self._results(job_id))), Counter(fired)
+        if found != expected:
+            missing, extra = list(expected - found), list(found - expected)
+            verdict.broken.append(
+                f"{name}: {len(missing)} of {len(fired)} firings are missing: {missing[:3]}, and {len(extra)} are "
+                f"none of them: {extra[:3]}"
+            )
+        dead = self.cluster.ask(lambda client: client.job(job_id).dead_letters())
+        refused = sorted((one.row["id"], one.error_type) for one in dead)
+        if refused != [(row, "late") for row in sorted(late)]:
+            verdict.broken.append(f"{name}: {len(refused)} rows have failed, not {len(late)}: {refused[:5]}")
+        return len(late)
 
     def _send(self) -> None:
         while not self._stop.wait(SEND_S):
             number = len(self.sent_at)
-            rows = [{"id": number * ROWS_AT_ONCE + place} for place in range(ROWS_AT_ONCE)]
+            first = number * ROWS_AT_ONCE
+            rows = [event_of(row)._asdict() for row in range(first, first + ROWS_AT_ONCE)]
             while not self._is_accepted(rows, number + 1):
                 time.sleep(LOOK_S)
             self.sent_at.append(time.monotonic())
@@ -131,3 +172,16 @@ class StreamUsers:
 
     def _results(self, job_id: str) -> list[dict[str, Any]]:
         return self.cluster.ask(lambda client: list(client.job(job_id).results()))
+
+
+def _window(rule: Rule) -> batchmill.Window:
+    length, wait, late = f"{rule.size}ms", f"{rule.wait}ms", f"{rule.late}ms"
+    kept = {"ids": "collect:id"}
+    if rule.is_session:
+        return batchmill.Window(by="key", time="at", session=length, wait=wait, late=late, aggregate=kept)
+    return batchmill.Window(by="key", time="at", tumbling=length, wait=wait, late=late, aggregate=kept)
+
+
+def _fired(row: dict[str, Any]) -> Fired:
+    ids = tuple(sorted(row["ids"] or ()))
+    return Fired(row["key"], row["window_id"], row["revision"], row["merged_into"], ids)

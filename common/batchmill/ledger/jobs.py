@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_REPORTED = 10_000
+MAX_COUNTS = 100_000  # of stages, by job
 ASKING = Retry(  # whether a job is accepted: for some seconds, as long as a server takes to start again
     RedisBackoff(Backoff(base_s=0.2, max_s=2.0)), retries=12, supported_errors=(ServiceUnavailable,)
 )
@@ -46,6 +47,7 @@ class JobLedger:
         self._store = store
         self._keys = store.keys
         self._reported: Lru[str, str] = Lru(MAX_REPORTED)  # the unreadable jobs that were logged, and why
+        self._counts: Lru[str, int] = Lru(MAX_COUNTS)  # of the stages of jobs with several: it never changes
 
     def submit(self, submission: Submission, *, max_live_jobs: int, max_tenant_jobs: int | None = None) -> Acceptance:
         """Accept a job; the caller publishes the message of a shard that was queued at once.
@@ -128,11 +130,15 @@ class JobLedger:
     def find_many(self, job_ids: Sequence[str]) -> list[JobRecord | UnreadableJob]:
         """The records of those of the jobs that exist, each of one moment.
 
-        In one round trip, and another one for those of several stages.
+        In one round trip, and another one for those of several stages that are read for the first time.
         """
-        found = self._hashes(dict.fromkeys(job_ids, 1))
-        chains = {job_id: count for job_id, hashes in found.items() if (count := _stage_count(hashes[0])) > 1}
-        found |= self._hashes(chains)
+        expected = {job_id: self._counts.get(job_id) or 1 for job_id in job_ids}
+        found = self._hashes(expected)
+        counts = {job_id: _stage_count(hashes[0]) for job_id, hashes in found.items()}
+        others = {job_id: count for job_id, count in counts.items() if count != expected[job_id]}
+        for job_id, count in others.items():
+            self._counts.put(job_id, count)
+        found |= self._hashes(others)
         records = (_record(job_id, found[job_id]) for job_id in job_ids)
         return [record for record in records if record is not None]
 

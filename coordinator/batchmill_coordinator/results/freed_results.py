@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 KEPT_S = 30.0
 """How long they stay: longer than a replica lags behind."""
 
+LOOK_INTERVAL_S = 0.9
+"""Between two looks for jobs that have completed."""
+
 
 @dataclass(frozen=True, slots=True)
 class Freed:
@@ -48,6 +51,7 @@ class FreedResults:
         self._workspace = workspace
         self._clock = clock
         self._waiting: deque[Freed] = deque()
+        self._looks_at_s = float("-inf")  # monotonic
 
     def add_parts(self, one: JobStage, freed: FreedParts, parts: Sequence[Settled]) -> None:
         """Delete these parts of a stage later. freed: how far it is freed with them."""
@@ -69,7 +73,13 @@ class FreedResults:
                 raise
 
     def completed_jobs(self) -> list[str]:
-        """Return some jobs that completed a while ago and of which results between stages are left."""
+        """Return some jobs that completed a while ago and of which results between stages are left.
+
+        At most every `LOOK_INTERVAL_S`, however often it is called: none of them is urgent.
+        """
+        if self._clock.monotonic() < self._looks_at_s:
+            return []
+        self._looks_at_s = self._clock.monotonic() + LOOK_INTERVAL_S
         return self._ledger.retention.with_results_between(self._ledger.now_ms() - int(KEPT_S * 1000))
 
     def delete_between_stages(self, job_id: str) -> None:

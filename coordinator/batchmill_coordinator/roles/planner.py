@@ -142,6 +142,7 @@ class Planner:
             ledger, "its source could not be planned", max_storage_failures=MAX_STORAGE_FAILURES, fails_jobs=True
         )
         self._waits = StreamWaits(wake)
+        self._drops_at = 0.0  # when it looks again for sources to close, monotonic
         self._begun: set[str] = set()  # jobs whose count of plannings in the ledger includes this process
 
     def step(self, epoch: int) -> None:
@@ -192,7 +193,8 @@ class Planner:
 
     def _has_to_plan(self, one: JobStage, pools: Mapping[str, PoolView]) -> bool:
         wanted = pools.get(one.spec.pool, EMPTY).horizon - one.stage.shards_live
-        return _may_plan(one) and (wanted > 0 or one.job.must_resume) and not self._guard.is_set_aside(one.job.id)
+        is_due = one.job.must_resume or (wanted > 0 and not _waits_for_own_shard(one))
+        return is_due and _may_plan(one) and not self._guard.is_set_aside(one.job.id)
 
     def _has_thread_for(self, one: JobStage) -> bool:
         """Return whether a stage may be planned now; one during whose planning the process died is planned alone."""
@@ -212,7 +214,13 @@ class Planner:
                 task.future.result()
 
     def _drop_what_ended(self) -> None:
-        """Close the sources of stages that are not planned any more, and forget the failures of their jobs."""
+        """Close the sources of stages that are not planned any more, and forget the failures of their jobs.
+
+        Once in a period: a stream has many steps, and each would read all stages with open sources.
+        """
+        if time.monotonic() < self._drops_at:
+            return
+        self._drops_at = time.monotonic() + self.period_s
         keys = set(self._open_sources.keys()) - self._running.keys()
         known = {(job_id, FIRST_STAGE) for job_id in self._guard.job_ids()} | keys
         alive = [one for one in self._ledger.jobs.read_stages(known) if _may_plan(one)] if known else []
@@ -365,6 +373,11 @@ def _require_every_row(one: JobStage, draft: _Draft, total: RowCount | None) -> 
             f"the source of job {one.job.id} ended after {planned:,} rows, {total.rows:,} were expected.",
             hint="Submit the job again, and leave its source alone until it has ended.",
         )
+
+
+def _waits_for_own_shard(one: JobStage) -> bool:
+    """Return whether the next shard of a stage is made once the last one is settled, and that is not yet so."""
+    return one.stage.shards_live > 0 and (one.spec.keeps_state or one.spec.in_turn)
 
 
 def _may_plan(one: JobStage) -> bool:

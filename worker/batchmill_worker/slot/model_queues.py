@@ -1,5 +1,8 @@
 """The queues that a worker consumes from besides its pool's: one for each loaded model, and one while it has room.
 
+The state of a stage that it has in memory has a queue of its own, like a model. When another process continues from a
+state, it is no longer announced, but its queue is consumed for a while: what was under way is not sent again.
+
 1. When a model begins to load, its queue is added to the consumer. A BRPOP that is already waiting does not include
    the queue; it ends after at most a second, mostly long before the model is loaded.
 2. When the model is loaded and its queue has settled, it is announced, and the dispatcher may send shards to the queue.
@@ -25,10 +28,15 @@ from batchmill_worker.runtime.slot_board import NEVER, Pulse
 from batchmill_worker.slot.leases import PULSE_S
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from batchmill_worker.slot.leases import Heartbeat
 
 SETTLE_S = 1.5
 """Longer than a BRPOP waits, which is a second."""
+
+LINGER_S = 5.0
+"""For how long the queue of a state is consumed that is not announced any more."""
 
 NOTHING = LoadedModels((), (), has_room=True, load_s=0.0)
 
@@ -42,14 +50,19 @@ class ModelQueues:
         self._clock = clock or SystemClock()
         self._consumer: Any = None  # Celery's
         self._models = NOTHING
+        self._states: Collection[str] = ()
+        self._held_at: dict[str, float] = {}  # queues of states, by when these were last seen in memory
         self._since = {spare_queue_of(pool): float("-inf")}  # consumed queues, by when they were added
 
     def follow(self, models: LoadedModels) -> None:
         """Note that the loaded models have changed. Safe in any thread."""
         self._models = models
-        consumer = self._consumer
-        if consumer is not None:
-            consumer.call_soon(self.sync)
+        self._sync_soon()
+
+    def follow_states(self, states: Collection[str]) -> None:
+        """Note which states of stages are in memory. Safe in any thread."""
+        self._states = states
+        self._sync_soon()
 
     def attach(self, consumer: Any) -> None:
         """Use this consumer, which has started, or restarted after an outage of the broker."""
@@ -68,15 +81,24 @@ class ModelQueues:
         """Add and cancel queues as needed, and announce what has settled. Call it in the consumer's thread."""
         if self._consumer.task_consumer is None:  # its connection is lost; `attach` is called when there is a new one
             return
-        now, models = self._clock.monotonic(), self._models
+        now, models, states = self._clock.monotonic(), self._models, self._states
         wanted = {model_queue_of(self._pool, model) for model in (*models.ready, *models.loading)}
+        wanted |= self._queues_of_states(states, now)
         if models.has_room:
             wanted.add(spare_queue_of(self._pool))
-        self._announce(models, now)
+        self._announce(models, states, now)
         for queue in wanted:
             self._want(queue, now)
         for queue in self._since.keys() - wanted:
             self._drop(queue)
+
+    def _queues_of_states(self, states: Collection[str], now: float) -> set[str]:
+        held = {model_queue_of(self._pool, state) for state in states}
+        known = self._held_at | dict.fromkeys(held, now)
+        self._held_at = {queue: at for queue, at in known.items() if now - at < LINGER_S}
+        if self._held_at.keys() - held:
+            self._consumer.timer.call_after(LINGER_S + 0.01, self.sync)
+        return set(self._held_at)
 
     def _want(self, queue: str, now: float) -> None:
         if queue in self._since:
@@ -92,14 +114,21 @@ class ModelQueues:
         self._consumer.app.amqp.queues.pop(queue, None)
         del self._since[queue]
 
-    def _announce(self, models: LoadedModels, now: float) -> None:
+    def _announce(self, models: LoadedModels, states: Collection[str], now: float) -> None:
         def has_settled(queue: str) -> bool:
             return now - self._since.get(queue, now) >= SETTLE_S
 
-        ready = [model for model in models.ready if has_settled(model_queue_of(self._pool, model))]
-        loading = [model for model in (*models.ready, *models.loading) if model not in ready]
+        # in an order that does not change with each use: every change is announced, and has the leader read the fleet
+        ready = sorted(model for model in models.ready if has_settled(model_queue_of(self._pool, model)))
+        loading = sorted(model for model in (*models.ready, *models.loading) if model not in ready)
+        held = sorted(state for state in states if has_settled(model_queue_of(self._pool, state)))
         has_room = models.has_room and has_settled(spare_queue_of(self._pool))
-        self._heartbeat.show_models(ready, loading, has_room=has_room, load_s=models.load_s)
+        self._heartbeat.show_models(ready, loading, held, has_room=has_room, load_s=models.load_s)
+
+    def _sync_soon(self) -> None:
+        consumer = self._consumer
+        if consumer is not None:
+            consumer.call_soon(self.sync)
 
     def _later(self) -> None:
         self._consumer.timer.call_after(SETTLE_S + 0.01, self.sync)
