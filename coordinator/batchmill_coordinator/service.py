@@ -148,7 +148,7 @@ class Service:
             self.ledger, settings, lambda: self.leadership.epoch, self.clock, self.notices
         )
         self.lane = Lane(self.ledger, self.fleet, limits, self.metrics.lane)
-        self.served_loader = ServedModelLoader(self.ledger, self.fleet, self.served)
+        self.served_loader = ServedModelLoader(self.ledger, self.fleet, self.served, self.workspace.locations)
         self.searches = IndexSearch(self.ledger, self.workspace, self._submit_own, self.delete)
         self.readiness = ReadinessProbe(self.ledger, self.notices, self.clock)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
