@@ -18,11 +18,15 @@ from batchmill_worker.runtime.device import DeviceLock
 from batchmill_worker.runtime.device_time import DeviceTimeMeter
 from batchmill_worker.runtime.hooks import HookGuard, HookLimits
 from batchmill_worker.runtime.tenant_places import may_enter
+from support.hand_clock import HandClock
 from support.scripted_engine import ScriptedEngine, scripted
 from support.waiting import until
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batchmill_worker.engine.shard_result import ShardResult
+    from batchmill_worker.generation.base import Delta
 
 
 def shard(*texts: str) -> pa.Table:
@@ -126,15 +130,23 @@ def test_an_engine_that_fails_ends_every_shard_in_it_and_serves_the_next() -> No
 
 
 def test_a_row_without_progress_is_ended_while_others_get_tokens() -> None:
-    engine = ScriptedEngine(places=2)
-    operator = scripted(engine)
-    operator.guard = HookGuard(limits=HookLimits(batch_s=0.02))  # of its own: others share the one without a board
+    clock = HandClock()
 
-    result = executor().run(operator, shard("mute", *["9" for _ in range(1500)]))
+    class SteadyEngine(ScriptedEngine):
+        """Each of its steps takes a second."""
+
+        def step(self, wait_s: float) -> Sequence[Delta]:
+            clock.now_s += 1
+            return super().step(wait_s)
+
+    operator = scripted(SteadyEngine(places=2))
+    operator.guard = HookGuard(limits=HookLimits(batch_s=20))  # of its own: others share the one without a board
+
+    result = RequestExecutor(DeviceLock(), clock).run(operator, shard("mute", *["9" for _ in range(50)]))
 
     (dead,) = result.dead
     assert (dead.index, dead.failure.error_type, dead.retryable) == (0, "Stalled", True)
-    assert result.rows_done == 1500
+    assert result.rows_done == 50
 
 
 def test_batches_of_other_operators_get_the_device_between_rows(monkeypatch: pytest.MonkeyPatch) -> None:
