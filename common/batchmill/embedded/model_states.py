@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from batchmill.client.connection.transport import Transport
 from batchmill.errors import BatchmillError
@@ -28,18 +28,25 @@ def follow_models(address: ServiceAddress, names: Collection[str], report: Calla
 
 async def _follow(address: ServiceAddress, names: Collection[str], report: Callable[[str, str | None], None]) -> None:
     transport = Transport(address)
-    waiting, reported = set(names), dict[str, str]()
+    waiting, errors = set(names), dict[str, str]()
     try:
         while waiting:
             for model in (await transport.json("GET", "/v1/models", retry=False))["data"]:
-                name, error = str(model["id"]), model["error"]
-                if name in waiting and model["state"] == "ready":
-                    waiting.remove(name)
-                    report(name, None)
-                elif name in waiting and error and reported.get(name) != error:
-                    reported[name] = str(error)
-                    report(name, str(error))
-            if waiting:
-                await asyncio.sleep(INTERVAL_S)
+                if model["id"] in waiting:
+                    _report_change(model, waiting, errors, report)
+            await asyncio.sleep(INTERVAL_S if waiting else 0)
     finally:
         await transport.close()
+
+
+def _report_change(
+    model: dict[str, Any], waiting: set[str], errors: dict[str, str], report: Callable[[str, str | None], None]
+) -> None:
+    """Report a model that is ready now, or an error that was not reported before."""
+    name, error = str(model["id"]), model["error"]
+    if model["state"] == "ready":
+        waiting.remove(name)
+        report(name, None)
+    elif error and errors.get(name) != error:
+        errors[name] = str(error)
+        report(name, str(error))
