@@ -31,9 +31,9 @@ async def _follow(address: ServiceAddress, names: Collection[str], report: Calla
     waiting, errors = set(names), dict[str, str]()
     try:
         while waiting:
-            for model in (await transport.json("GET", "/v1/models", retry=False))["data"]:
-                if model["id"] in waiting:
-                    _report_change(model, waiting, errors, report)
+            models = (await transport.json("GET", "/v1/models", retry=False))["data"]
+            for model in [one for one in models if one["id"] in waiting]:
+                _report_change(model, waiting, errors, report)
             await asyncio.sleep(INTERVAL_S if waiting else 0)
     finally:
         await transport.close()
