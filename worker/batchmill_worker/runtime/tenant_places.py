@@ -4,7 +4,7 @@ An answer holds its place for as long as it is generated, which may be a minute,
 one. So places are left for who comes next: a tenant alone gets three quarters of them, and the last one goes to a
 tenant that has none.
 
-Rejected: equal shares, counted when a place is free. All of them are then held by who came first.
+Rejected: equal shares, counted when a place is free. All of them are then held by the first tenant.
 """
 
 from __future__ import annotations
