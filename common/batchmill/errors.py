@@ -228,6 +228,7 @@ class ServiceUnavailable(BatchmillError):
 
     code = "service_unavailable"
     http_status = 503
+    is_unexecuted: bool = False  # the ledger answered that it executed nothing
 
 
 class LedgerRefused(ServiceUnavailable):

@@ -19,6 +19,7 @@ from batchmill.sources.base import EndlessSource
 from batchmill.storage.named_webhooks import NamedWebhooks
 from batchmill.storage.served_models import ServedModels
 from batchmill.store_mark import Mark, StoreMark
+from batchmill.tokens import split_entry
 from batchmill.workspace import Workspace
 from batchmill_coordinator.admission.admission import Admission
 from batchmill_coordinator.admission.pushes import Pushes
@@ -129,7 +130,12 @@ class Service:
         self.served = ServedModels.load(settings.models)
         self._targets = PoolTargets.load(settings.scale_pools, settings.scale_target_s, settings.scale_start_s)
         self.scaling = ScaleView(self.ledger, self._targets, settings.currency)
-        limits = LaneLimits(settings.lane_max_waiting, settings.lane_max_per_tenant, settings.lane_timeout_s)
+        limits = LaneLimits(
+            settings.lane_max_waiting,
+            settings.lane_max_per_tenant,
+            settings.lane_timeout_s,
+            has_tenants=len({split_entry(entry)[1] for entry in settings.tokens}) > 1,
+        )
         self.indexes = IndexCatalog(self.workspace.blobs)
         self.pushes = Pushes(self.ledger, self.workspace, inspector, settings)
         self.uploads = Uploads(self.ledger, self.workspace, inspector, settings)
@@ -144,7 +150,7 @@ class Service:
             self.ledger, settings, lambda: self.leadership.epoch, self.clock, self.notices
         )
         self.lane = Lane(self.ledger, self.fleet, limits, self.metrics.lane)
-        self.served_loader = ServedModelLoader(self.ledger, self.fleet, self.served)
+        self.served_loader = ServedModelLoader(self.ledger, self.fleet, self.served, self.workspace.locations)
         self.searches = IndexSearch(self.ledger, self.workspace, self._submit_own, self.delete)
         self.readiness = ReadinessProbe(self.ledger, self.notices, self.clock)
         self.dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)

@@ -121,3 +121,19 @@ def test_models_of_one_tenant_do_not_keep_those_of_others_waiting_and_none_is_lo
 def test_a_message_of_a_later_version_is_read_as_far_as_it_is_known(message: LaneRequest | LoadRequest) -> None:
     later = json.dumps(json.loads(message.encode()) | {"colour": "red"}).encode()
     assert type(message).decode(later) == message
+
+
+def test_requests_of_tenants_that_have_their_share_are_passed_over(ledger: Ledger) -> None:
+    def request(number: int, tenant: str) -> LaneRequest:
+        rows = [{"text": '"tenant": "third"'}]
+        return LaneRequest(str(number), "c", tenant, "p", "m", "chat", {}, rows, leaves_places=True)
+
+    for number in range(40):
+        ledger.lane.push(request(number, "greedy"), 99)
+    ledger.lane.push(request(40, "other"), 99)
+    ledger.lane.push(request(41, "greed"), 99)
+    assert ledger.lane.take_past("p", "m", ["greedy", "third"]) == request(40, "other")
+    assert ledger.lane.take_past("p", "m", ["greedy", "other"]) == request(41, "greed")
+    assert ledger.lane.take_past("p", "m", ["greedy", "other"]) is None
+    assert ledger.lane.take("p", "m", 1, 0.01) == [request(0, "greedy")]
+    assert ledger.lane.waiting([("p", "m")]) == [39]

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import pyarrow as pa
 import pytest
+import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
@@ -21,6 +22,8 @@ from batchmill.jobs.stage_cost import StageCost, stage_cost_name
 from batchmill.ledger import jobs
 from batchmill.ledger.submission import Submission
 from batchmill.operators.contract import OperatorInfo
+from batchmill.redis_access.connections import NotingRetry, ServerUnavailable
+from batchmill.redis_access.replies import classify
 from batchmill.settings import CoordinatorSettings, WorkerSettings
 from batchmill.sources import InlineSource, InputSplit
 from batchmill.storage.named_webhooks import NamedWebhooks
@@ -357,3 +360,32 @@ def test_a_retry_that_was_due_by_a_clock_ahead_leaves_the_stages_that_are_ready(
     service.leadership.renew()
     dispatcher.step(service.leadership.epoch)
     assert ledger.index.late_retries(in_ten_days - 1, 9) == [(job_id, 0)]
+
+
+def test_a_submission_that_redis_refused_is_known_to_be_refused(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(jobs, "ASKING", Retry(NoBackoff(), 1, (ServiceUnavailable,)))
+    request = JobRequest(operator="echo", source=uploaded(service))
+    client = service.ledger.jobs._store.redis
+    client.config_set("min-replicas-to-write", 1)
+    try:
+        with pytest.raises(ServiceUnavailable, match="NOREPLICAS") as caught:
+            service.admission.admit(request, "default")
+    finally:
+        client.config_set("min-replicas-to-write", 0)
+    assert (caught.value.code, caught.value.is_unexecuted) == ("service_unavailable", True)
+    _, is_new, _ = service.admission.admit(request, "default")  # its upload is still there
+    assert is_new
+
+
+def test_a_refusal_after_a_lost_answer_leaves_the_outcome_unknown() -> None:
+    out_of_memory = ServerUnavailable(classify("OOM command not allowed when used memory > 'maxmemory'."))
+    answers: list[Exception] = [redis.TimeoutError("no answer"), out_of_memory]
+
+    def ask() -> None:
+        raise answers.pop(0)
+
+    with pytest.raises(ServerUnavailable):
+        NotingRetry(NoBackoff(), 1).call_with_retry(ask, lambda _: None)
+    assert not out_of_memory.is_unexecuted

@@ -49,6 +49,9 @@ def test_models_are_listed(sdk: openai.OpenAI) -> None:
         sdk.models.retrieve("minilim")
     assert caught.value.code == "model_not_found"
     assert "minilm" in caught.value.message
+    for name in ("embed:/etc/passwd", "embed:s3://bucket/model", "embed:package:../x"):
+        with pytest.raises(openai.NotFoundError, match="is not served"):
+            sdk.embeddings.create(model=name, input="a")
 
 
 @pytest.mark.slow

@@ -222,6 +222,11 @@ def test_rows_whose_types_differ_from_those_before_are_bad_rows(
     assert [one.place for one in found.bad] == [1]
 
 
+def test_rows_without_columns_are_refused(pushes: Pushes) -> None:
+    with pytest.raises(InvalidRows, match="row 0 has no columns"):
+        pushes.push("t", "s", PushRequest(rows=[{}, {}]))
+
+
 def test_columns_with_names_that_are_the_services_own_are_refused(pushes: Pushes) -> None:
     with pytest.raises(InvalidRows, match="'__batchmill_row__'"):
         pushes.push("here", "events", PushRequest(rows=[{"__batchmill_row__": 1}]))

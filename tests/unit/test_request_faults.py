@@ -8,6 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from batchmill.jobs.job import JobRequest
+from batchmill.jobs.streams.pushing import PushRequest
 from batchmill_coordinator.api.validation import explain
 from batchmill_coordinator.endpoints.validation import first_fault
 
@@ -42,3 +43,16 @@ def test_the_fault_of_a_source_is_one_of_the_kind_that_it_is_meant_to_be(source:
     with pytest.raises(ValidationError) as raised:
         JobRequest.model_validate({"operator": "echo", "source": source})
     assert explain(first_fault(raised.value.errors(include_url=False)), JobRequest).message.startswith(message)
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({}, "the request does not fit: expected either rows or rows_arrow."),
+        ({"rows": [{"a": 1}], "sequence": 1}, "the request does not fit: expected producer and sequence, or neither."),
+    ],
+)
+def test_the_fault_of_a_request_as_a_whole_is_said_in_the_words_of_its_validator(body: Any, message: str) -> None:
+    with pytest.raises(ValidationError) as raised:
+        PushRequest.model_validate(body)
+    assert explain(first_fault(raised.value.errors(include_url=False)), PushRequest).message == message

@@ -17,11 +17,16 @@ from batchmill_worker.engine.request_executor import RequestExecutor
 from batchmill_worker.runtime.device import DeviceLock
 from batchmill_worker.runtime.device_time import DeviceTimeMeter
 from batchmill_worker.runtime.hooks import HookGuard, HookLimits
+from batchmill_worker.runtime.tenant_places import may_enter
+from support.hand_clock import HandClock
 from support.scripted_engine import ScriptedEngine, scripted
 from support.waiting import until
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batchmill_worker.engine.shard_result import ShardResult
+    from batchmill_worker.generation.base import Delta
 
 
 def shard(*texts: str) -> pa.Table:
@@ -125,15 +130,23 @@ def test_an_engine_that_fails_ends_every_shard_in_it_and_serves_the_next() -> No
 
 
 def test_a_row_without_progress_is_ended_while_others_get_tokens() -> None:
-    engine = ScriptedEngine(places=2)
-    operator = scripted(engine)
-    operator.guard = HookGuard(limits=HookLimits(batch_s=0.02))  # of its own: others share the one without a board
+    clock = HandClock()
 
-    result = executor().run(operator, shard("mute", *["9" for _ in range(1500)]))
+    class SteadyEngine(ScriptedEngine):
+        """Each of its steps takes a second."""
+
+        def step(self, wait_s: float) -> Sequence[Delta]:
+            clock.now_s += 1
+            return super().step(wait_s)
+
+    operator = scripted(SteadyEngine(places=2))
+    operator.guard = HookGuard(limits=HookLimits(batch_s=20))  # of its own: others share the one without a board
+
+    result = RequestExecutor(DeviceLock(), clock).run(operator, shard("mute", *["9" for _ in range(50)]))
 
     (dead,) = result.dead
     assert (dead.index, dead.failure.error_type, dead.retryable) == (0, "Stalled", True)
-    assert result.rows_done == 1500
+    assert result.rows_done == 50
 
 
 def test_batches_of_other_operators_get_the_device_between_rows(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -220,3 +233,42 @@ def test_an_interrupted_answer_is_kept_and_continues_in_the_next_attempt(monkeyp
     assert engine.continued[before:] == [begun.tokens, 0]
     assert result.rows_done == 2
     assert not result.begun
+
+
+def test_urgent_rows_of_one_tenant_leave_places_for_those_of_another() -> None:
+    engine = ScriptedEngine(places=4)
+    engine.free.clear()
+    operator, runs, meter = scripted(engine), executor(), DeviceTimeMeter()
+    rows = runs.flow(operator)
+    shards = {
+        tenant: rows.enter(meter.open(), is_urgent=True, tenant=tenant) for tenant in ("greedy", "other", "third")
+    }
+
+    def offer(tenant: str, text: str) -> None:
+        (generation,) = operator.requests.render({"text": text}, (0,), 0)
+        rows.offer(shards[tenant], 0, generation)
+
+    for number in range(10):
+        offer("greedy", f"5 greedy {number}")
+    until(lambda: len(engine.entered) == 3, "the rows that may enter")
+    offer("other", "5 other")
+    until(lambda: len(engine.entered) == 4, "the row of another tenant")
+    offer("third", "5 third")
+    assert engine.entered[-1] == "5 other"
+    engine.free.set()
+    until(lambda: len(engine.ended) == 12, "all rows")
+    assert engine.entered.index("5 third") == 7  # with the next rows, not behind all of the first tenant
+    assert engine.at_once == 4
+    for shard_left in shards.values():
+        rows.leave(shard_left)
+
+
+@pytest.mark.parametrize(
+    ("places", "expected"), [(1, [1, 0, 0]), (2, [1, 1, 0]), (4, [3, 1, 0]), (8, [6, 1, 1]), (16, [12, 3, 1])]
+)
+def test_tenants_that_come_one_after_the_other_find_a_place(places: int, expected: list[int]) -> None:
+    held = [0, 0, 0]
+    for tenant in range(3):
+        while sum(held) < places and may_enter(held[tenant], places - sum(held)):
+            held[tenant] += 1
+    assert held == expected

@@ -8,7 +8,8 @@ import pytest
 
 from batchmill.cli.up import refuse_unknown_operators
 from batchmill.errors import InvalidSettings, UnknownOperator
-from batchmill.storage.served_models import ServedModel, ServedModels, parse_model
+from batchmill.storage.locations import Locations
+from batchmill.storage.served_models import ServedModel, ServedModels, may_be_named, parse_model
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -84,3 +85,11 @@ def test_a_model_of_an_operator_that_no_worker_has_is_refused() -> None:
         refuse_unknown_operators(models, ["embed"])
     with pytest.raises(UnknownOperator, match=r"'minilm' cannot be served.*Did you mean 'embedd'"):
         refuse_unknown_operators(models, ["embedd", "sentiment"])
+
+
+def test_clients_may_name_packages_allowed_models_and_folders_below_the_roots(tmp_path: Path) -> None:
+    (tmp_path / "passwd").touch()
+    locations = Locations([str(tmp_path)], hub_models=("intfloat/*",))
+    nameable = ("package:some_model", "intfloat/e5-small", f"{tmp_path}/model", f"{tmp_path}/chat.gguf")
+    others = ("/etc/passwd", f"{tmp_path}/passwd", f"{tmp_path}/../etc", "package:../x", "other/model", "s3://bucket/x")
+    assert [name for name in (*nameable, *others, "a b", "//", "\0/") if may_be_named(name, locations)] == [*nameable]

@@ -99,6 +99,8 @@ def run_service(settings: EmbeddedSettings, *, detach: bool, detached: bool, tie
         if settings.models:
             _check_models(service, settings.models)
         _announce(service, settings, tied=tied, detached=detached)
+        if settings.models and not tied:
+            threading.Thread(target=_report_models, args=(service, settings), daemon=True).start()
         if tied:
             threading.Thread(target=_stop_at_end_of_input, args=(service,), daemon=True).start()
         service.watch()
@@ -201,6 +203,21 @@ def _announce(service: EmbeddedService, settings: EmbeddedSettings, *, tied: boo
     click.echo("In another terminal: batchmill submit echo FILE.jsonl --wait   (batchmill --help lists more)")
     stop = "`batchmill down`" if detached else "Ctrl-C or `batchmill down`"
     click.echo(f"{stop} stops it; unfinished jobs resume at the next start.")
+
+
+def _report_models(service: EmbeddedService, settings: EmbeddedSettings) -> None:
+    """Print when each model is ready, and why one cannot be loaded."""
+    from batchmill.client.connection.service import ServiceAddress
+    from batchmill.embedded.model_states import follow_models
+    from batchmill.wording import printable
+
+    def report(name: str, error: str | None) -> None:
+        text = f"Model {name} is ready." if error is None else f"Model {name} cannot be loaded: {error}"
+        click.echo(printable(text), err=error is not None)
+
+    record = service.record
+    assert record is not None  # noqa: S101  # it has started
+    follow_models(ServiceAddress(record.url, record.token), settings.models, report)
 
 
 def _stop_at_end_of_input(service: EmbeddedService) -> None:

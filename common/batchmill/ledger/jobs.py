@@ -54,8 +54,8 @@ class JobLedger:
 
         Raises `InvalidRequest` for a job that could not be read back, `Conflict` when the key was used for another
         request, `InvalidSource` when the upload is unknown or taken, `ServiceUnavailable` when too many jobs are alive
-        or the ledger is in another version's formats, `Overloaded` when the tenant has too many, and `OutcomeUnknown`
-        when the ledger does not answer: then the job may have been accepted.
+        or the ledger is in another version's formats or refuses to write, `Overloaded` when the tenant has too many,
+        and `OutcomeUnknown` when the ledger does not answer: then the job may have been accepted.
         """
         spec = submission.spec
         text = write_document(spec, "the job")
@@ -85,9 +85,12 @@ class JobLedger:
                 stages=new_stages(submission),
             )
 
+        attempts: list[Exception] = []
         try:
-            reply = ASKING.call_with_retry(ask, lambda _: None)
+            reply = ASKING.call_with_retry(ask, attempts.append)
         except ServiceUnavailable as error:
+            if all(isinstance(one, ServiceUnavailable) and one.is_unexecuted for one in attempts):
+                raise
             raise OutcomeUnknown(
                 f"whether job {submission.job_id} was accepted is not known: {error.message}",
                 hint="Submit it again with the same idempotency key, or see whether the job is listed.",

@@ -16,7 +16,7 @@ from batchmill.ledger.scripting import calls
 from batchmill.ledger.scripting.connection import redis_errors
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Collection, Iterator, Sequence
 
     from batchmill.jobs.cost import Parts
     from batchmill.ledger.scripting.connection import Store
@@ -77,6 +77,11 @@ class LaneLedger:
         with redis_errors():
             found = self._store.redis.lpop(self._keys.lane(pool, model), count)
         return [LaneRequest.decode(message) for message in found or ()]
+
+    def take_past(self, pool: str, model: str, barred: Collection[str]) -> LaneRequest | None:
+        """Take the oldest request for a model that is not of the tenants `barred`; None if there is none."""
+        found = calls.take_call(self._store, pool=pool, model=model, barred=f" {' '.join(barred)} ")
+        return LaneRequest.decode(found.message) if found.answer is calls.TakeCallAnswer.OK else None
 
     def withdraw(self, request: LaneRequest) -> bool:
         """Remove a request that waits; False if it does not wait any more."""

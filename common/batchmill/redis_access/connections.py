@@ -9,25 +9,57 @@ from __future__ import annotations
 
 import ssl
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import redis
 from redis.credentials import CredentialProvider
 from redis.exceptions import NoScriptError, ResponseError
+from redis.retry import Retry
 
 from batchmill.errors import LedgerRefused, ServiceUnavailable
-from batchmill.redis_access.replies import ErrorReply, ReplyKind, classify
+from batchmill.redis_access.replies import UNEXECUTED, ErrorReply, ReplyKind, classify
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from batchmill.redis_access.address import Login
+
+T = TypeVar("T")
 
 
 class ServerUnavailable(redis.ConnectionError):
-    """The server answered with an error that is no fault of the request."""
+    """The server answered with an error that is no fault of the request.
+
+    is_unexecuted: whether neither this attempt nor any before it can have been executed; see `NotingRetry`.
+    """
+
+    is_unexecuted = False
 
     def __init__(self, reply: ErrorReply) -> None:
         super().__init__(f"the server {reply.reason} ({reply.code})", status_code=reply.code)
         self.reply = reply
+
+
+class NotingRetry(Retry):
+    """Retries as redis-py does, and notes in the last error whether all attempts were refused."""
+
+    def call_with_retry(self, do: Callable[[], T], *args: Any, **kwargs: Any) -> T:
+        """Return what `do` returns; raise its last error."""
+        is_unexecuted = True
+
+        def attempt() -> T:
+            nonlocal is_unexecuted
+            try:
+                return do()
+            except ServerUnavailable as error:
+                is_unexecuted = is_unexecuted and error.reply.code in UNEXECUTED
+                error.is_unexecuted = is_unexecuted
+                raise
+            except Exception:
+                is_unexecuted = False  # the connection broke: its answer may be lost
+                raise
+
+        return super().call_with_retry(attempt, *args, **kwargs)
 
 
 class _Translating:
@@ -89,13 +121,12 @@ def unavailable(error: BaseException) -> ServiceUnavailable | None:
     reply = _reply_of(error)
     if reply is None:
         return None
-    match reply.kind:
-        case ReplyKind.BUG:
-            return None
-        case ReplyKind.AWAY:
-            return ServiceUnavailable(f"the ledger's Redis {reply.reason} ({reply.code}).", hint=reply.hint)
-        case ReplyKind.REFUSED:
-            return LedgerRefused(f"the ledger's Redis {reply.reason} ({reply.code}).", hint=reply.hint)
+    if reply.kind is ReplyKind.BUG:
+        return None
+    kind = LedgerRefused if reply.kind is ReplyKind.REFUSED else ServiceUnavailable
+    made = kind(f"the ledger's Redis {reply.reason} ({reply.code}).", hint=reply.hint)
+    made.is_unexecuted = isinstance(error, ServerUnavailable) and error.is_unexecuted
+    return made
 
 
 def _reply_of(error: BaseException) -> ErrorReply | None:

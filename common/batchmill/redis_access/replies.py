@@ -63,6 +63,24 @@ AWAY: dict[str, tuple[str, str]] = {
     "IOERR": ("lost a connection to another server", ITSELF),
 }
 
+UNEXECUTED = frozenset(
+    {
+        "LOADING",
+        "BUSY",
+        "UNKILLABLE",
+        "READONLY",
+        "MASTERDOWN",
+        "NOMASTERLINK",
+        "NOREPLICAS",
+        "OOM",
+        "MISCONF",
+        "CLUSTERDOWN",
+        "NOAUTH",
+        "WRONGPASS",
+    }
+)
+"""Codes after which nothing was executed: a server checks for them before the first write of a script, not later."""
+
 REFUSED: dict[str, tuple[str, str]] = {
     "NOAUTH": ("requires a password", "Put it into BATCHMILL_REDIS_URL: redis://:PASSWORD@host:port/db."),
     "WRONGPASS": ("does not accept this user name and password", PASSWORD),

@@ -15,13 +15,17 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from batchmill.errors import InvalidSettings
+from batchmill.errors import InvalidParams, InvalidSettings
 from batchmill.jobs.job import DEFAULT_POOL, POOL_PATTERN
+from batchmill.storage.hub_models import is_hub_id
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from batchmill.storage.locations import Locations
+
 SETTING = "BATCHMILL_MODELS"
+PACKAGE = "package:"
 NAME_PATTERN = r"[A-Za-z0-9][A-Za-z0-9_.:/-]{0,127}"
 
 ModelKind = Literal["embeddings", "chat", "completions"]
@@ -92,6 +96,21 @@ def find_model(models: Mapping[str, ServedModel], model_id: str) -> ServedModel 
     if found is None and operator in _KINDS and model:
         return ServedModel(operator=operator, params={"model": model})
     return found
+
+
+def may_be_named(model: str, locations: Locations) -> bool:
+    """Whether a client may name a model by itself: a package, a hub id that is allowed, or a path below the roots."""
+    if model.startswith(PACKAGE):
+        return model.removeprefix(PACKAGE).isidentifier()
+    try:
+        if model.startswith("/") or "://" in model:
+            location = locations.resolve(model, error=InvalidParams)
+            is_other_file = Path(location.path).is_file() and not model.endswith(".gguf")
+            return location.is_local and not is_other_file
+        locations.hub_models.check(model)
+    except (InvalidParams, OSError):
+        return False
+    return is_hub_id(model)
 
 
 def parse_model(text: str) -> tuple[str, ServedModel]:

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
     from pydantic import BaseModel
 
+VALUE_ERROR = "Value error, "
+"""What pydantic puts before the message of a validator."""
+
 
 def explain(first: Mapping[str, Any], model: type[BaseModel] | None = None) -> InvalidRequest:
     """The error for one entry of `ValidationError.errors()`; `model` is what the body was to be."""
@@ -27,6 +30,9 @@ def explain(first: Mapping[str, Any], model: type[BaseModel] | None = None) -> I
             f"the request has an unknown field {name!r}.", hint=did_you_mean(place[-1][:MAX_SHOWN], known), field=name
         )
     text = str(first["msg"])
+    if first["type"] == "value_error" and name == "body":  # from a validator of ours, about several fields together
+        return InvalidRequest(f"the request does not fit: {text.removeprefix(VALUE_ERROR)}.", field=name)
+    text = text.removeprefix(VALUE_ERROR)
     got = _printable(repr(first.get("input")))
     return InvalidRequest(f"field {name!r}: {text[:1].lower()}{text[1:]}, got {got[:MAX_SHOWN]}.", field=name)
 

@@ -33,6 +33,10 @@ def check_shape(objects: list[dict[str, Any]], limits: ArrowLimits) -> list[str]
     for row in objects:
         names.update(dict.fromkeys(row))
     rows, columns = len(objects), len(names)
+    if rows and not columns:
+        raise InvalidRows(
+            "row 0 has no columns, and neither has any other row.", hint="Give each row its values.", row=0
+        )
     if columns > limits.max_columns or rows * columns > MAX_CELLS:
         raise InvalidRows(
             f"the rows have {columns:,} columns and {rows * columns:,} cells; at most {limits.max_columns:,} columns "

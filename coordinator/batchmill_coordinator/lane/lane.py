@@ -52,11 +52,15 @@ RECONNECT_S = 0.2
 
 @dataclass(frozen=True, slots=True)
 class LaneLimits:
-    """max_waiting: requests for one model. max_per_tenant: calls of one tenant here. timeout_s: of a call."""
+    """max_waiting: requests for one model. max_per_tenant: calls of one tenant here. timeout_s: of a call.
+
+    has_tenants: whether there may be several, so that each leaves places of an engine for the others.
+    """
 
     max_waiting: int
     max_per_tenant: int
     timeout_s: float
+    has_tenants: bool = False
 
 
 class Lane:
@@ -122,7 +126,9 @@ class Lane:
             self._discount(tenant)
             raise
         own = (target.pool, target.model, target.operator, target.params, rows, streams)
-        request, now = LaneRequest(secrets.token_hex(8), self._name, tenant, *own), self._now()
+        leaves_places = self._limits.has_tenants
+        request = LaneRequest(secrets.token_hex(8), self._name, tenant, *own, leaves_places=leaves_places)
+        now = self._now()
         call = LaneCall(target, request, pushed_at=now, ends_at=now + self._limits.timeout_s)
         self._calls[request.id] = call
         try:

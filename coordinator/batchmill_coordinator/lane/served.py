@@ -10,6 +10,7 @@ from batchmill.errors import InvalidParams, ServiceUnavailable
 from batchmill.jobs.job import DEFAULT_TENANT
 from batchmill.ledger.formats.lane_messages import LoadRequest
 from batchmill.processes.guarded_thread import GuardedThread
+from batchmill.storage.served_models import may_be_named
 from batchmill_coordinator.admission.param_checks import check_params
 from batchmill_coordinator.endpoints.known import served_params
 from batchmill_coordinator.lane.target import LaneTarget, is_loaded
@@ -17,6 +18,7 @@ from batchmill_coordinator.lane.target import LaneTarget, is_loaded
 if TYPE_CHECKING:
     from batchmill.ledger import Ledger
     from batchmill.operators.contract import OperatorInfo
+    from batchmill.storage.locations import Locations
     from batchmill.storage.served_models import ServedModel, ServedModels
     from batchmill_coordinator.fleet.fleet_view import FleetView
 
@@ -36,10 +38,11 @@ def served_target(name: str, model: ServedModel, operator: OperatorInfo) -> Lane
 class ServedModelLoader:
     """Knows the state of served models, and has those loaded that are to be preloaded, in a thread of its own."""
 
-    def __init__(self, ledger: Ledger, fleet: FleetView, served: ServedModels) -> None:
+    def __init__(self, ledger: Ledger, fleet: FleetView, served: ServedModels, locations: Locations) -> None:
         self._lane = ledger.lane
         self._fleet = fleet
         self._served = served
+        self._locations = locations
         self._failures: dict[str, str] = {}  # that are in the log
         self._stopping = threading.Event()
         self._thread = GuardedThread("served models", self._run)
@@ -53,6 +56,13 @@ class ServedModelLoader:
         """End."""
         self._stopping.set()
         self._thread.join()
+
+    def find(self, name: str) -> ServedModel | None:
+        """Return the model that a client names, or None if it is not served and no worker may load it."""
+        found = self._served.find(name)
+        if found is None or name in self._served.models:
+            return found
+        return found if may_be_named(str(found.params["model"]), self._locations) else None
 
     def state(self, name: str, model: ServedModel) -> tuple[ModelState, str | None]:
         """Return the state of a model, and why if it has failed. Raises `ServiceUnavailable`."""

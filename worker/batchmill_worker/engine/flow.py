@@ -10,6 +10,7 @@
    gets no token for `stall_s` while others do is ended.
 6. Rows of urgent shards, which are those of the lane, enter before all others. While there is such traffic, other rows
    leave `RESERVED` places free, and no urgent row waits for the device to be given to another operator.
+7. Urgent rows of a tenant that shares the service leave places for those of others; see `tenant_places`.
 
 Rejected: batches of rows that start together. Answers differ in length, so most places of a batch are idle at its end.
 """
@@ -17,7 +18,7 @@ Rejected: batches of rows that start together. Answers differ in length, so most
 from __future__ import annotations
 
 import threading
-from collections import deque
+from collections import Counter, deque
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeAlias
@@ -27,6 +28,7 @@ from batchmill_worker.generation.base import BegunAnswer
 from batchmill_worker.generation.placement import Placement
 from batchmill_worker.runtime.device import Turn
 from batchmill_worker.runtime.slot_board import Pulse
+from batchmill_worker.runtime.tenant_places import may_enter
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,6 +59,7 @@ class FlowShard:
     """One shard in the flow: what has ended of it, for the thread that runs it.
 
     on_text: called with each new piece of text of a row, by the thread that drives the engine.
+    tenant: whose rows leave places for others; None: they need not.
     begun: the answers that were interrupted when the shard left, by the index of their row.
     begun_tokens: how many tokens were made for answers that another attempt can continue.
     """
@@ -64,6 +67,7 @@ class FlowShard:
     usage: AttemptUsage
     is_urgent: bool = False
     on_text: Callable[[int, str], None] | None = None
+    tenant: str | None = None
     ended: deque[Ended] = field(default_factory=deque)
     waiting: int = 0
     in_flight: int = 0
@@ -121,10 +125,15 @@ class Flow:
         self._thread: threading.Thread | None = None
 
     def enter(
-        self, usage: AttemptUsage, *, is_urgent: bool = False, on_text: Callable[[int, str], None] | None = None
+        self,
+        usage: AttemptUsage,
+        *,
+        is_urgent: bool = False,
+        on_text: Callable[[int, str], None] | None = None,
+        tenant: str | None = None,
     ) -> FlowShard:
-        """Add a shard. The caller removes it by `leave`."""
-        shard = FlowShard(usage, is_urgent, on_text)
+        """Add a shard; see `FlowShard`. The caller removes it by `leave`."""
+        shard = FlowShard(usage, is_urgent, on_text, tenant)
         with self._changed:
             self._shards.add(shard)
             if self._thread is None:
@@ -223,12 +232,29 @@ class Flow:
                 used = {ticket.place for ticket in self._in_flight.values()}
                 free = [place for place in range(self._engine.limits.places) if place not in used]
                 others = sum(not ticket.shard.is_urgent for ticket in self._in_flight.values())
+                is_reserved = others >= capacity - reserved
+                is_shared = any(shard.tenant is not None for shard in self._shards)
+                is_last = capacity - len(self._in_flight) == 1  # for a tenant that has none
                 found = self._placement.next_row(
-                    free, is_idle=not self._in_flight, only_urgent=only_urgent or others >= capacity - reserved
+                    free,
+                    is_idle=not self._in_flight,
+                    only_urgent=only_urgent or is_reserved or (is_shared and is_last and bool(reserved)),
+                    is_barred=self._barred(capacity) if is_shared else None,
                 )
                 if found is None:
                     return
                 self._begin(*found)
+
+    def _barred(self, capacity: int) -> Callable[[_Ticket], bool]:
+        """Return whether a row has to leave the free places to those of other tenants."""
+        free = capacity - len(self._in_flight)
+        held = Counter(ticket.shard.tenant for ticket in self._in_flight.values())
+
+        def is_barred(ticket: _Ticket) -> bool:
+            tenant = ticket.shard.tenant
+            return tenant is not None and not may_enter(held[tenant], free)
+
+        return is_barred
 
     def _begin(self, ticket: _Ticket, place: int) -> None:
         generation = ticket.generation

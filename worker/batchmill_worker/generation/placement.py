@@ -96,12 +96,20 @@ class Placement(Generic[T]):
         for number in [number for number, row in self._waiting.items() if is_gone(row.item)]:
             self._take(number)
 
-    def next_row(self, free: Collection[int], *, is_idle: bool, only_urgent: bool = False) -> tuple[T, int] | None:
+    def next_row(
+        self,
+        free: Collection[int],
+        *,
+        is_idle: bool,
+        only_urgent: bool = False,
+        is_barred: Callable[[T], bool] | None = None,
+    ) -> tuple[T, int] | None:
         """Take the row that goes next, and the free place for it; None: no place should take one now.
 
-        is_idle: whether nothing is in flight, so that waiting for others is of no use.
+        is_idle: whether nothing is in flight, so that waiting for others is of no use. is_barred: whether an urgent row
+        may take no place now.
         """
-        waiting = self._urgent if only_urgent or self._urgent else self._waiting
+        waiting = self._candidates(only_urgent, is_barred)
         if not waiting or not free:
             return None
         if not self._keeps_prefixes:
@@ -125,6 +133,14 @@ class Placement(Generic[T]):
         self._held += Counter(row.blocks)
         self._has[place] = row.blocks
         return row.item, place
+
+    def _candidates(self, only_urgent: bool, is_barred: Callable[[T], bool] | None) -> dict[int, WaitingRow[T]]:
+        if is_barred is None or not self._urgent:
+            return self._urgent if only_urgent or self._urgent else self._waiting
+        found = {number: row for number, row in self._urgent.items() if not is_barred(row.item)}
+        if found or only_urgent:
+            return found
+        return {number: row for number, row in self._waiting.items() if not row.is_urgent}
 
     def _score(self, number: int, row: WaitingRow[T], place: int) -> tuple[int, int, int, int]:
         """Rate a row for a place, the best highest: its waste, what it saves now, what it saves for others, its age."""

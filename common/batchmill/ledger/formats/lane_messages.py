@@ -13,7 +13,8 @@ class LaneRequest:
     """Rows that a worker with the model loaded is to answer at once.
 
     id: unique. attempt: 0, or 1 if a worker was lost with it. coordinator: who waits for the replies. model: its key.
-    streams: whether text is wanted while it is generated.
+    streams: whether text is wanted while it is generated. leaves_places: whether places of an engine are to be left for
+    other tenants.
     """
 
     id: str
@@ -26,6 +27,7 @@ class LaneRequest:
     rows: list[dict[str, Any]]
     streams: bool = False
     attempt: int = 0
+    leaves_places: bool = False
 
     @property
     def key(self) -> str:

@@ -2549,6 +2549,44 @@ def submit(
     )
 
 
+class TakeCallAnswer(StrEnum):
+    """What `take_call.lua` answers."""
+
+    OK = "ok"
+    NONE = "none"
+
+
+class TakeCallReply(NamedTuple):
+    """What `take_call.lua` replies."""
+
+    answer: TakeCallAnswer
+    message: bytes
+
+
+def take_call(
+    store: Store,
+    *,
+    pool: str,
+    model: str,
+    barred: str,
+) -> TakeCallReply:
+    """Take the oldest interactive request for a model that is not of certain tenants."""
+    keys = store.keys
+    reply = store.run(
+        "take_call",
+        [
+            keys.lane(pool, model),
+        ],
+        [
+            barred,
+        ],
+    )
+    return TakeCallReply(
+        TakeCallAnswer(reply[0].decode()),
+        bytes(reply[1]),
+    )
+
+
 def take_request(
     store: Store,
     *,

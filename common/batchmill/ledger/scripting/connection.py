@@ -10,13 +10,12 @@ from typing import TYPE_CHECKING, Any
 
 import redis
 from redis.backoff import AbstractBackoff
-from redis.retry import Retry
 
 from batchmill.backoff import Backoff
 from batchmill.ledger.formats.keys import Keys
 from batchmill.ledger.scripting.script_text import script_text
 from batchmill.redis_access.address import RedisAddress
-from batchmill.redis_access.connections import unavailable
+from batchmill.redis_access.connections import NotingRetry, unavailable
 from batchmill.redis_access.reaching import connection_class, connection_parameters
 
 if TYPE_CHECKING:
@@ -42,7 +41,7 @@ def connect(url: str) -> redis.Redis:
         socket_timeout=SOCKET_TIMEOUT_S,
         socket_connect_timeout=SOCKET_TIMEOUT_S,
         health_check_interval=15,
-        retry=Retry(RedisBackoff(RECONNECT), retries=RECONNECT_TRIES),
+        retry=NotingRetry(RedisBackoff(RECONNECT), retries=RECONNECT_TRIES),
         **options,
     )
     return redis.Redis.from_pool(pool)

@@ -326,7 +326,7 @@ class Context:
 
     def served_model(self, name: str) -> ServedModel:
         """Return a served model, or `OPERATOR:MODEL`. Raises `ModelNotFound`."""
-        found = self.served.find(name)
+        found = self._service.served_loader.find(name)
         if found is None:
             raise ModelNotFound(
                 f"the model {name[:128]!r} is not served.",

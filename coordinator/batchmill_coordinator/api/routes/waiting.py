@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from fastapi.responses import StreamingResponse
@@ -15,7 +16,11 @@ if TYPE_CHECKING:
 
     from fastapi import Request
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+UNREAD_S = 15.0
 
 
 async def unless_gone(request: Request, work: Awaitable[T]) -> T:
@@ -39,7 +44,10 @@ async def _left(request: Request) -> None:
 
 
 class EventStream(StreamingResponse):
-    """Server-sent events. held: closed when the last one is sent, or the client has left, even before the first."""
+    """Server-sent events. held: closed when the last one is sent, or the client has left, even before the first.
+
+    A client that takes none of them for `UNREAD_S` is disconnected: what makes them is held for it.
+    """
 
     def __init__(self, events: AsyncIterator[bytes], held: AsyncExitStack, headers: dict[str, str]) -> None:
         super().__init__(events, media_type="text/event-stream", headers=headers | {"Cache-Control": "no-cache"})
@@ -47,7 +55,14 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Any, receive: Any, send: Any) -> None:
         """Send the events."""
+
+        async def send_in_time(message: Any) -> None:
+            async with asyncio.timeout(UNREAD_S):
+                await send(message)
+
         try:
-            await super().__call__(scope, receive, send)
+            await super().__call__(scope, receive, send_in_time)
+        except* TimeoutError:
+            log.info("a client that reads nothing of its stream is disconnected")
         finally:
             await self._held.aclose()

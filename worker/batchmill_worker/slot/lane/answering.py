@@ -107,7 +107,12 @@ class LaneAnswers:
         rows = ticket.request.rows
         flow = self._requests.flow(operator)
         texts = StreamedTexts(ticket.text, hooks.engine.limits.tool_format)
-        shard = flow.enter(usage, is_urgent=True, on_text=texts.more if ticket.request.streams else None)
+        shard = flow.enter(
+            usage,
+            is_urgent=True,
+            on_text=texts.more if ticket.request.streams else None,
+            tenant=ticket.request.tenant if ticket.request.leaves_places else None,
+        )
         answers = RowAnswers()
         ended: dict[int, dict[str, Any]] = {}
         with ExitStack() as leaving:

@@ -3,7 +3,8 @@
 1. One thread for each loaded model waits for its requests. It takes what waits, at most `MAX_TOGETHER`, and computes
    it; what comes meanwhile is the next batch. There is no timer.
 2. Of an engine whose rows enter one by one, each request has a thread of its own. No more are taken than the engine has
-   places, so that others wait where another worker can take them.
+   places, so that others wait where another worker can take them. A tenant that has its share of the places is passed
+   over: its other requests wait there, too.
 3. The coordinator is notified at once who has its request. If nobody receives that, nobody waits, and it is dropped.
 4. One thread loads models that are asked for. A worker without memory to spare waits a moment first, so that one with
    some takes the request.
@@ -21,6 +22,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from batchmill.errors import BatchmillError, ServiceUnavailable, UnknownOperator
 from batchmill.processes.guarded_thread import GuardedThread
 from batchmill_worker.runtime.device_time import TimeUse
+from batchmill_worker.runtime.tenant_places import may_enter
 from batchmill_worker.slot.lane.answering import is_flow
 from batchmill_worker.slot.lane.charges import LaneCharges
 from batchmill_worker.slot.lane.outbox import Outbox, Ticket
@@ -41,6 +43,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 MAX_TOGETHER = 32
+PAST_INTERVAL_S = 0.05  # between two looks for requests of other tenants than those that are passed over
 WAIT_S = 0.5  # for a request, until it is looked whether the model is still loaded
 AWAY_S = 1.0  # until a ledger that is away is asked again
 DRAIN_S = 5.0
@@ -82,6 +85,7 @@ class LaneConsumer:
         self._serving: set[str] = set()  # models that have a thread
         self._tickets: dict[str, Ticket] = {}  # in hand, by the key of the request
         self._in_flow: Counter[str] = Counter()  # of them those in an engine, by model
+        self._held: dict[str, Counter[str]] = {}  # of those, by tenant, if they leave places
         self._flow_places: dict[str, int] = {}  # that an engine has, by model
         self._threads = [
             GuardedThread("lane loads", self._load_models),
@@ -139,8 +143,15 @@ class LaneConsumer:
 
     def _answer_waiting(self, model: str) -> None:
         """Take what waits for a model, and answer it or hand it to its engine."""
-        found = self._lane.take(self._pool, model, 1, WAIT_S)
+        barred = self._barred(model)
+        if barred:
+            past = self._lane.take_past(self._pool, model, barred)
+            found = [] if past is None else [past]
+        else:
+            found = self._lane.take(self._pool, model, 1, WAIT_S)
         if not found:
+            if barred:
+                self._stopping.wait(PAST_INTERVAL_S)
             return
         definition = self._registry.get(found[0].operator)
         if definition is not None and not is_flow(definition):
@@ -190,10 +201,22 @@ class LaneConsumer:
         for ticket in tickets:
             ticket.is_handed_on = True
             with self._changed:
-                self._in_flow[model] += 1
+                self._count(model, ticket, 1)
             threading.Thread(target=self._generate, args=(model, definition, ticket), daemon=True).start()
         with self._changed:
             self._changed.wait_for(lambda: self._in_flow[model] < self._places(model) or self._stopping.is_set())
+
+    def _count(self, model: str, ticket: Ticket, change: int) -> None:
+        self._in_flow[model] += change
+        if ticket.request.leaves_places:
+            self._held.setdefault(model, Counter())[ticket.request.tenant] += change
+
+    def _barred(self, model: str) -> list[str]:
+        """Return the tenants that have to leave the free places of a model's engine to others."""
+        with self._changed:
+            free = self._places(model) - self._in_flow[model]
+            held = self._held.get(model, Counter())
+            return [tenant for tenant, count in held.items() if count and not may_enter(count, free)]
 
     def _places(self, model: str) -> int:
         return self._flow_places.get(model, 1)
@@ -209,7 +232,7 @@ class LaneConsumer:
         finally:
             self._charges.add(definition.name, [ticket.request], usage.close())
             with self._changed:
-                self._in_flow[model] -= 1
+                self._count(model, ticket, -1)
             self._release([ticket])
 
     def _note_places(self, model: str, operator: ReadyOperator) -> None:
