@@ -68,6 +68,19 @@ def test_a_sample_is_a_small_part_of_a_small_job_and_never_more_than_there_is() 
     assert next_rows([round_of(1, 0.01)], kept=1, taken=1, total=1) == 0
 
 
+def test_rounds_grow_while_rows_take_less_than_half_of_what_the_round_before_said() -> None:
+    """Shards of a few rows that cost next to nothing: each takes 30 ms, and a row 10 µs."""
+    rounds: list[Round] = []
+    while rows := next_rows(rounds, kept=20_000, taken=sum(one.rows for one in rounds), total=20_000):
+        rounds.append(round_of(rows, 0.03 / rows + 1e-5))
+    sizes = [one.rows for one in rounds]
+    assert sizes[-arithmetic.ROUNDS :] == [sizes[-1]] * arithmetic.ROUNDS
+    assert len(sizes) <= 1 + arithmetic.MAX_WARM_UPS + arithmetic.ROUNDS
+    assert sum(sizes) <= 20_000
+    assert sizes[-1] > 3000
+    assert row_work(rounds, []).value == pytest.approx(0.03 / sizes[-1] + 1e-5)
+
+
 def test_the_warm_up_does_not_count_where_there_are_rounds() -> None:
     rounds = [round_of(128, 5.0), *[round_of(100, 0.01)] * 4]
     assert row_work(rounds, []).value == pytest.approx(0.01)

@@ -1,9 +1,11 @@
 """What a job takes, from what rounds over its sample took. Pure.
 
-1. The first round warms up: it loads models and lets the controllers find batch sizes. What it took sizes the others.
-2. The others, of equally many rows each, are independent measurements of the same quantity, the time of devices a row:
-   their mean is the estimate, and their spread says how well it is known, whatever it comes from: rows that differ, or
-   a machine that is not quiet.
+1. The first round warms up: it loads models and lets the controllers find batch sizes. What it took sizes the next one.
+   Where rows then turn out to take less than half of it, that one was a warm-up too, and the next is larger: shards and
+   batches of a few cheap rows cost many times more a row than those of the job.
+2. The last ones, of equally many rows each, are independent measurements of the same quantity, the time of devices a
+   row: their mean is the estimate, and their spread says how well it is known, whatever it comes from: rows that
+   differ, or a machine that is not quiet.
 3. The interval also has the spread of what plans are wrong by: `PRIOR_SPREAD` until jobs of past plans have ended, then
    more and more theirs. So a service whose plans are worse shows wider intervals.
 4. Failed rows have the interval of Wilson (JASA 22, 1927).
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from batchmill_coordinator.planning.record import Round
 
 WARM_UP_ROWS = 128
+MAX_WARM_UPS = 4
+GROWTH = 2.0  # from a warm-up to the next, at least
 MIN_ROUND_ROWS = 16
 ROUNDS = 4
 SAMPLE_S = 12.0  # of device time in the rounds, at most about
@@ -47,11 +51,21 @@ def next_rows(rounds: Sequence[Round], kept: int, taken: int, total: int) -> int
     left = kept - taken
     if not rounds:
         return min(WARM_UP_ROWS, max(kept // (ROUNDS + 1), 1), left)
-    if len(rounds) > ROUNDS:
+    measured = _measured(rounds)
+    if len(measured) >= ROUNDS:
         return 0
-    if len(rounds) > 1:  # as many as in the first of them
-        return min(rounds[1].rows, left)
-    row_s = max(rounds[0].work_us / 1e6 / max(rounds[0].rows, 1), 1e-7)
+    if len(rounds) == 1:
+        return _round_rows(rounds[0], left, total)
+    if len(measured) == 1 and len(rounds) <= MAX_WARM_UPS:
+        larger = _round_rows(measured[0], left, total)
+        if larger >= GROWTH * measured[0].rows:
+            return larger
+    return min(measured[0].rows, left)
+
+
+def _round_rows(last: Round, left: int, total: int) -> int:
+    """Return how many rows each of `ROUNDS` rounds may have, by what those of the last one took."""
+    row_s = max(last.work_us / 1e6 / max(last.rows, 1), 1e-7)
     budget_s = min(SAMPLE_S, max(SAMPLE_SHARE * row_s * total, MIN_SAMPLE_S))
     return min(max(int(budget_s / ROUNDS / row_s), MIN_ROUND_ROWS), left // ROUNDS)
 
@@ -146,5 +160,8 @@ def wilson(failed: int, rows: int) -> Estimate:
 
 
 def _measured(rounds: Sequence[Round]) -> Sequence[Round]:
-    """Return the rounds but the warm-up, if there are others."""
-    return rounds[1:] or rounds
+    """Return the last rounds of equally many rows, without the first of all; the first if there is no other."""
+    if len(rounds) < 2:
+        return rounds
+    first = next(n for n in range(1, len(rounds)) if rounds[n].rows == rounds[-1].rows)
+    return rounds[first:]
