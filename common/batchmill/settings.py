@@ -207,7 +207,8 @@ class WorkerSettings(ServiceSettings):
     recycle_rss_mb: int = Field(default=0, ge=0)  # a process with more resident memory is replaced; 0: never
     recycle_device_mb: int = Field(default=0, ge=0)  # one that uses more of a device's memory, too; 0: never
     price_per_hour: float = Field(default=0.0, ge=0, le=1e6)  # of a device, in the currency of the coordinators
-    prices: ListOfText = ()  # "device type=price" each: of an hour of such a device
+    prices: ListOfText = ()  # "device type=price" each: of an hour of such a device; "device type spot=price"
+    lifecycle: Literal["", "on_demand", "spot"] = ""  # of this machine; "": as the service of `notices` says
     worker_listen: str = ""  # host:port of the supervisor's /healthz and /readyz; port 0: any; "": nowhere
 
     trace: str = ""  # a file to write the phases of every shard to, in the Chrome trace format

@@ -12,17 +12,23 @@ from typing import TYPE_CHECKING
 
 from batchmill_worker.supervisor.notices import (
     AWS_ACTION,
+    AWS_LIFECYCLE,
     AWS_TOKEN,
     AZURE_EVENTS,
     AZURE_NAME,
+    AZURE_PRIORITY,
     GCP_MAINTENANCE,
     GCP_PREEMPTED,
+    GCP_PREEMPTIBLE,
 )
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 QUIET = {
+    AWS_LIFECYCLE: b"on-demand",
+    GCP_PREEMPTIBLE: b"FALSE",
+    AZURE_PRIORITY: b"Regular",
     GCP_PREEMPTED: b"FALSE",
     GCP_MAINTENANCE: b"NONE",
     AZURE_NAME: b"vm-1",
@@ -48,6 +54,10 @@ class MetadataService(ThreadingHTTPServer):
     @property
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}"
+
+    def become_spot(self) -> None:
+        """Say, as every cloud does, that this is a spot machine."""
+        self.says |= {AWS_LIFECYCLE: b"spot", GCP_PREEMPTIBLE: b"TRUE", AZURE_PRIORITY: b"Spot"}
 
     def announce(self, cloud: str, ends_at: float, machine: str = "vm-1") -> None:
         """Say what a cloud says when a machine is to end; GCP gives no time."""

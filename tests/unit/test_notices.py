@@ -14,6 +14,7 @@ from batchmill_worker.supervisor.notices import (
     GCP_MAINTENANCE,
     SHORT_NOTICE_S,
     NoticeUnknown,
+    lifecycle_of,
     open_notices,
 )
 from batchmill_worker.supervisor.slot_files import LeavingFile
@@ -53,6 +54,20 @@ def test_nothing_is_announced_and_then_the_end_of_the_machine(cloud: str, servic
     assert source.ends_at(NOW_S) is None
     service.announce(cloud, END_S)
     assert source.ends_at(NOW_S) == (NOW_S + SHORT_NOTICE_S if cloud == "gcp" else END_S)
+
+
+@pytest.mark.parametrize("cloud", ["aws", "gcp", "azure"])
+def test_a_spot_machine_is_known_as_one(cloud: str, service: MetadataService) -> None:
+    assert lifecycle_of(source_of(cloud, service)) == "on_demand"
+    service.become_spot()
+    assert lifecycle_of(source_of(cloud, service)) == "spot"
+
+
+@pytest.mark.parametrize("cloud", ["aws", "gcp", "azure"])
+def test_a_machine_whose_cloud_cannot_be_asked_has_the_price_of_others(cloud: str) -> None:
+    with metadata_service() as away:
+        source = source_of(cloud, away)
+    assert lifecycle_of(source) == "on_demand"
 
 
 def test_the_end_of_another_machine_of_the_scale_set_is_not_ours(service: MetadataService) -> None:

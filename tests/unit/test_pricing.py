@@ -27,6 +27,9 @@ def slot(device_type: str = "NVIDIA L4", count: int = 1) -> SlotIdentity:
         (slot("cpu"), {"price_per_hour": 0.8, "slots_per_device": 4}, 0.2),
         (slot(count=2), {"prices": "NVIDIA L4=0.8"}, 1.6),
         (slot("NVIDIA L4 + NVIDIA T4", 2), {"prices": "NVIDIA L4=0.8,NVIDIA T4=0.3"}, 1.1),
+        (slot(), {"prices": "NVIDIA L4=0.8,NVIDIA L4 spot=0.3"}, 0.8),
+        (slot(), {"prices": "NVIDIA L4=0.8,NVIDIA L4 spot=0.3", "lifecycle": "spot"}, 0.3),
+        (slot(), {"prices": "NVIDIA L4=0.8", "lifecycle": "spot"}, 0.8),
         (slot("a=b"), {"prices": "a=b=2"}, 2.0),
     ],
 )

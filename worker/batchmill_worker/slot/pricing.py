@@ -9,23 +9,30 @@ from batchmill.errors import InvalidSettings
 from batchmill.jobs.cost import NANO
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from batchmill.settings import WorkerSettings
     from batchmill_worker.devices.placement import SlotIdentity
 
 MAX_PRICE_PER_HOUR = 1e6
+SPOT = " spot"
 
 
 def hourly_price_nano(settings: WorkerSettings, slot: SlotIdentity) -> int:
     """Return the hourly price of a slot, in billionths of the currency's unit: its share of the price of its devices.
 
-    The table of prices overrides the price for any device. Raises `InvalidSettings` for an invalid table.
+    The table of prices overrides the price for any device; on a spot machine its entry of a device type that ends in
+    ` spot` comes first. Raises `InvalidSettings` for an invalid table.
     """
     table = parse_prices(settings.prices)
     models = slot.device_type.split(" + ")  # one for each type of device in it; there may be several devices of a type
     share = slot.device_count / len(models) / settings.slots_per_device
-    return round(sum(table.get(model, settings.price_per_hour) for model in models) * share * NANO)
+    return round(sum(_price(table, model, settings) for model in models) * share * NANO)
+
+
+def _price(table: Mapping[str, float], model: str, settings: WorkerSettings) -> float:
+    ordinary = table.get(model, settings.price_per_hour)
+    return table.get(f"{model}{SPOT}", ordinary) if settings.lifecycle == "spot" else ordinary
 
 
 def parse_prices(entries: Sequence[str]) -> dict[str, float]:

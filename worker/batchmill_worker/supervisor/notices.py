@@ -1,26 +1,31 @@
-"""What a cloud says about the end of its spot machines: one request to its metadata service, and its answer.
+"""What a cloud says about its spot machines and their end: requests to its metadata service, and its answers.
 
 Sources: AWS, "Spot Instance interruption notices" and IMDSv2; GCP, "Spot VMs", the metadata `preempted` and
-`maintenance-event`; Azure, "Scheduled Events". These services are on the machine's own link, plain HTTP, never behind
-a proxy.
+`maintenance-event`; Azure, "Scheduled Events" and "Instance Metadata Service". These services are on the machine's own
+link, plain HTTP, never behind a proxy.
 """
 
 from __future__ import annotations
 
 import json
+import logging
 import math
+import time
 from abc import ABC, abstractmethod
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from email.utils import parsedate_to_datetime
 from http.client import HTTPConnection, HTTPException
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from batchmill.errors import InvalidSettings
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterator, Mapping
+
+log = logging.getLogger(__name__)
 
 TIMEOUT_S = 2.0
 MAX_BYTES = 1024 * 1024
@@ -30,12 +35,16 @@ SHORT_NOTICE_S = 30.0
 
 AWS_TOKEN = "/latest/api/token"  # noqa: S105  # a path
 AWS_ACTION = "/latest/meta-data/spot/instance-action"
+AWS_LIFECYCLE = "/latest/meta-data/instance-life-cycle"
+GCP_PREEMPTIBLE = "/computeMetadata/v1/instance/scheduling/preemptible"
 GCP_PREEMPTED = "/computeMetadata/v1/instance/preempted"
 GCP_MAINTENANCE = "/computeMetadata/v1/instance/maintenance-event"
 AZURE_NAME = "/metadata/instance/compute/name?api-version=2021-02-01&format=text"
+AZURE_PRIORITY = "/metadata/instance/compute/priority?api-version=2021-02-01&format=text"
 AZURE_EVENTS = "/metadata/scheduledevents?api-version=2020-07-01"
 LINK_LOCAL = "http://169.254.169.254"
 _UNREADABLE = (ValueError, KeyError, TypeError, AttributeError, ArithmeticError, RecursionError)
+_GOOGLE, _AZURE = {"Metadata-Flavor": "Google"}, {"Metadata": "true"}
 _OK, _UNAUTHORIZED, _NOT_FOUND, _GONE = 200, 401, 404, 410
 
 
@@ -82,16 +91,22 @@ class NoticeSource(ABC):
 
         Raises `NoticeUnknown`.
         """
-        try:
+        with _answers_that_can_be_read():
             found = self._look(now_s)
-        except (OSError, HTTPException, *_UNREADABLE) as error:
-            raise NoticeUnknown(f"{type(error).__name__}: {error}") from error
         if found is not None and not math.isfinite(found):
             raise NoticeUnknown(f"the machine's end is said to be {found}")
         return found
 
+    def is_spot(self) -> bool:
+        """Return whether this is a spot machine. Raises `NoticeUnknown`."""
+        with _answers_that_can_be_read():
+            return self._ask_whether_spot()
+
     @abstractmethod
     def _look(self, now_s: float) -> float | None: ...
+
+    @abstractmethod
+    def _ask_whether_spot(self) -> bool: ...
 
     def _ask(self, path: str, headers: Mapping[str, str], method: str = "GET") -> bytes | None:
         """Return the body of an answer; None for "not found". Raises `OSError`, `HTTPException` or `_Refused`."""
@@ -109,6 +124,14 @@ class NoticeSource(ABC):
         if len(body) > MAX_BYTES:
             raise OSError(f"the answer to {path} has more than {MAX_BYTES} bytes")
         return body
+
+
+@contextmanager
+def _answers_that_can_be_read() -> Iterator[None]:
+    try:
+        yield
+    except (OSError, HTTPException, *_UNREADABLE) as error:
+        raise NoticeUnknown(f"{type(error).__name__}: {error}") from error
 
 
 class _Refused(OSError):
@@ -129,13 +152,19 @@ class AwsNotices(NoticeSource):
     _token = _Token("", -math.inf)
 
     def _look(self, now_s: float) -> float | None:
+        return end_by_aws(self._ask_with_token(AWS_ACTION, now_s))
+
+    def _ask_whether_spot(self) -> bool:
+        return (self._ask_with_token(AWS_LIFECYCLE, time.time()) or b"").strip() == b"spot"
+
+    def _ask_with_token(self, path: str, now_s: float) -> bytes | None:
         try:
-            return end_by_aws(self._ask(AWS_ACTION, self._headers(now_s)))
+            return self._ask(path, self._headers(now_s))
         except _Refused as error:
             if error.status != _UNAUTHORIZED:
                 raise
         self._token = _Token("", -math.inf)
-        return end_by_aws(self._ask(AWS_ACTION, self._headers(now_s)))
+        return self._ask(path, self._headers(now_s))
 
     def _headers(self, now_s: float) -> dict[str, str]:
         if now_s >= self._token.until_s:
@@ -148,8 +177,10 @@ class GcpNotices(NoticeSource):
     """Compute Engine."""
 
     def _look(self, now_s: float) -> float | None:
-        headers = {"Metadata-Flavor": "Google"}
-        return end_by_gcp(self._ask(GCP_PREEMPTED, headers), self._ask(GCP_MAINTENANCE, headers), now_s)
+        return end_by_gcp(self._ask(GCP_PREEMPTED, _GOOGLE), self._ask(GCP_MAINTENANCE, _GOOGLE), now_s)
+
+    def _ask_whether_spot(self) -> bool:
+        return (self._ask(GCP_PREEMPTIBLE, _GOOGLE) or b"").strip() == b"TRUE"
 
 
 class AzureNotices(NoticeSource):
@@ -158,10 +189,12 @@ class AzureNotices(NoticeSource):
     _machine = ""
 
     def _look(self, now_s: float) -> float | None:
-        headers: dict[str, Any] = {"Metadata": "true"}
         if not self._machine:
-            self._machine = (self._ask(AZURE_NAME, headers) or b"").decode()
-        return end_by_azure(self._ask(AZURE_EVENTS, headers), self._machine, now_s)
+            self._machine = (self._ask(AZURE_NAME, _AZURE) or b"").decode()
+        return end_by_azure(self._ask(AZURE_EVENTS, _AZURE), self._machine, now_s)
+
+    def _ask_whether_spot(self) -> bool:
+        return (self._ask(AZURE_PRIORITY, _AZURE) or b"").strip() == b"Spot"
 
 
 CLOUDS: dict[str, type[NoticeSource]] = {"aws": AwsNotices, "gcp": GcpNotices, "azure": AzureNotices}
@@ -183,3 +216,12 @@ def open_notices(cloud: str, base: str) -> NoticeSource | None:
             name="BATCHMILL_NOTICES_URL",
         )
     return CLOUDS[cloud](base)
+
+
+def lifecycle_of(source: NoticeSource) -> str:
+    """Return the lifecycle of this machine, `spot` or `on_demand`; the latter if its cloud cannot be asked."""
+    try:
+        return "spot" if source.is_spot() else "on_demand"
+    except NoticeUnknown as error:
+        log.warning("whether this is a spot machine cannot be asked, its price is that of others: %s", error)
+        return "on_demand"

@@ -28,7 +28,7 @@ from batchmill_worker.supervisor.health import Health, HeartbeatRegistry
 from batchmill_worker.supervisor.lease_keeper import LeaseKeeper
 from batchmill_worker.supervisor.metrics_page import WorkerMetrics
 from batchmill_worker.supervisor.notice_watch import NoticeWatch
-from batchmill_worker.supervisor.notices import open_notices
+from batchmill_worker.supervisor.notices import lifecycle_of, open_notices
 from batchmill_worker.supervisor.recycling import MemoryLimits, Recycler
 from batchmill_worker.supervisor.slot_end import SlotEnd
 from batchmill_worker.supervisor.slot_files import DUMP_SIGNAL, LeavingFile, SlotFiles
@@ -77,6 +77,7 @@ class Supervisor:
         )
         self._slot_end = SlotEnd(self._ledger)
         self._scaler = self._make_scaler()
+        self._lifecycle: str = settings.lifecycle
         self._notices = self._make_notice_watch()
         self._is_complete = False
         self._watch_over_slots = SlotWatch(settings.batch_timeout_s)
@@ -157,6 +158,8 @@ class Supervisor:
         source = open_notices(self._settings.notices, self._settings.notices_url)
         if source is None:
             return None
+        if not self._lifecycle:
+            self._lifecycle = lifecycle_of(source)
         return NoticeWatch(source, self._settings.drain_s + KILL_AFTER_DRAIN_S, self._on_notice)
 
     def _on_notice(self, ends_at: float) -> None:
@@ -221,7 +224,8 @@ class Supervisor:
         command = python_module("batchmill_worker.slot", self._shared.name, placement.identity.model_dump_json())
         sharers = sum(one.devices == placement.devices for one in self._placements.values())
         # of memory and price a slot has its share
-        env = {**placement.env, VARIABLE: str(self._metrics.folder), f"{PREFIX}SLOTS_PER_DEVICE": str(sharers)}
+        known = {f"{PREFIX}SLOTS_PER_DEVICE": str(sharers), f"{PREFIX}LIFECYCLE": self._lifecycle}
+        env = {**placement.env, VARIABLE: str(self._metrics.folder), **known}
         return ChildSpec(name, command, env, cores=placement.cores)
 
     def _files(self, name: str) -> SlotFiles:
