@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import os
+import subprocess
+import sys
 import threading
+import time
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pytest
 
+from batchmill.processes.parent_death import die_with_parent
 from batchmill_worker.runtime.exclusion import Exclusion
 from batchmill_worker.runtime.hooks import HookGuard, HookLimits, calls_for
 from batchmill_worker.runtime.slot_board import NEVER, BoardState, Hook, HookCall, Pulse, SlotBoard, read_board
@@ -54,6 +58,24 @@ def test_an_entry_that_is_just_being_written_and_a_board_of_another_process_are_
         assert state.claims == ()
         assert read_board(path, os.getpid() + 1) is None
     assert read_board(tmp_path / "none", 1) is None
+
+
+def test_a_mark_is_never_read_half_written(tmp_path: Path) -> None:
+    """Zero for a moment would be a process that has done nothing for hours."""
+    path = tmp_path / "board"
+    script = "import sys\nfrom pathlib import Path\nfrom batchmill_worker.runtime.slot_board import Pulse, SlotBoard\n"
+    script += "board = SlotBoard(Path(sys.argv[1]))\nprint(flush=True)\nwhile True:\n    board.mark(Pulse.CALL)\n"
+    began_at = time.monotonic()
+    with subprocess.Popen(die_with_parent([sys.executable, "-c", script, str(path)]), stdout=subprocess.PIPE) as writer:
+        try:
+            assert writer.stdout is not None
+            assert writer.stdout.readline()
+            for _ in range(2000):
+                state = read_board(path, writer.pid)
+                assert state is not None
+                assert state.called_at > began_at
+        finally:
+            writer.kill()
 
 
 @pytest.mark.parametrize(

@@ -97,13 +97,14 @@ class SlotBoard:
             with path.open("r+b") as file:
                 self._memory = mmap.mmap(file.fileno(), BOARD_BYTES)
         _HEAD.pack_into(self._memory, 0, os.getpid(), NEVER, NEVER, time.monotonic())
+        # an item of it is written in one store; `struct` writes zeros first, which the supervisor may read as a time
+        self._times = memoryview(self._memory)[: _HEAD.size].cast("d")
         self._free = list(range(ENTRIES))
         self._lock = Lock()
 
     def mark(self, pulse: Pulse, at: float | None = None) -> None:
         """Leave a mark. at: `NEVER` until the next mark; None: now."""
-        where = _HEAD.size - (len(Pulse) - pulse) * 8
-        struct.pack_into("=d", self._memory, where, time.monotonic() if at is None else at)
+        self._times[1 + pulse] = time.monotonic() if at is None else at
 
     @contextmanager
     def claiming(self, attempt: str) -> Iterator[None]:

@@ -163,8 +163,9 @@ class Heartbeat:
                 case RenewAnswer.OK:
                     pass
                 case RenewAnswer.LOST | RenewAnswer.PAUSED | RenewAnswer.STOPPED:
-                    log.info("attempt %s has to stop: its lease is %s", ref.attempt_key, answer)
                     lease.revoke(answer)
+                    if ref in self._held:  # else it was committed meanwhile, and has no lease any more
+                        log.info("attempt %s has to stop: its lease is %s", ref.attempt_key, answer)
                 case never:
                     assert_never(never)
         self._announce()
