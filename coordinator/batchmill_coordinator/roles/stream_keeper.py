@@ -23,6 +23,7 @@ from batchmill.errors import StreamUnavailable
 from batchmill.jobs.job import JobState
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.jobs.streams.offsets import StreamOffsets, settled_offsets
+from batchmill.ledger import JobRecord
 from batchmill.sources.base import EndlessSource
 from batchmill.streams.pushed import delete_pushed
 from batchmill_coordinator.roles.job_guard import JobGuard, apart
@@ -31,7 +32,7 @@ from batchmill_coordinator.roles.streams.source_calls import SourceCalls
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from batchmill.ledger import JobRecord, Ledger
+    from batchmill.ledger import Ledger
     from batchmill.sources.base import Source
     from batchmill.storage.blobs import BlobStore
     from batchmill_coordinator.results.stream_retention import StreamRetention
@@ -93,8 +94,7 @@ class StreamKeeper:
         for guard in (self._guard, self._retention_guard):
             guard.forget_all_but(live)
         self._retention.forget_all_but(live)
-        drained = self._ledger.jobs.read_many(self._ledger.streams.drained_jobs(now_ms - DRAINED_TTL_MS))
-        self._ask([*records, *(one for one in drained if one.spec.stream is not None and one.spec.stream.trims)])
+        self._ask([*records, *self._drained(now_ms)])
         for record in records:
             if not self._retention_guard.is_set_aside(record.id):
                 with self._retention_guard.over(record.id):
@@ -104,6 +104,16 @@ class StreamKeeper:
         for tenant, name in self._ledger.streams.all_pushed():
             with apart(f"deleting old rows of the stream {name!r}"):
                 delete_pushed(self._ledger.streams, self._blobs, tenant, name, oldest)
+
+    def _drained(self, now_ms: int) -> list[JobRecord]:
+        """Return completed jobs to settle. Those that have nothing deleted, or were deleted, are not read again."""
+        job_ids = self._ledger.streams.drained_jobs(now_ms - DRAINED_TTL_MS)
+        found = self._ledger.jobs.find_many(job_ids)
+        readable = [one for one in found if isinstance(one, JobRecord)]
+        drained = [one for one in readable if one.spec.stream is not None and one.spec.stream.trims]
+        unreadable = {one.id for one in found} - {one.id for one in readable}  # another version settles them
+        self._ledger.streams.forget_drained(sorted(set(job_ids) - unreadable - {one.id for one in drained}))
+        return drained
 
     def _ask(self, records: Sequence[JobRecord]) -> None:
         """Begin to measure and to settle the streams of all jobs; one that cannot be begun comes first another time.
