@@ -111,7 +111,12 @@ def test_queues_are_no_longer_looked_at_once_nothing_is_in_flight_for_them(
     role = recoverer(ledger, publisher)
     looked_at: list[str] = []
     take = ledger.take_messages
-    monkeypatch.setattr(ledger, "take_messages", lambda queue: looked_at.append(queue) or take(queue))
+
+    def noted(queue: str) -> list[bytes]:
+        looked_at.append(queue)
+        return take(queue)
+
+    monkeypatch.setattr(ledger, "take_messages", noted)
     for _ in range(5):
         role.step(epoch)
     assert ledger.queue_lengths([old, QUEUE]) == [0, 1]

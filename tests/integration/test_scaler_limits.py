@@ -15,7 +15,9 @@ from batchmill_coordinator.scheduling.tenant_shares import TenantShares
 from support.ledger_steps import claim, plan, queue_one, submit
 
 if TYPE_CHECKING:
-    from batchmill.ledger import Ledger
+    from collections.abc import Sequence
+
+    from batchmill.ledger import JobRecord, Ledger
 
 HOUR_US = 3_600_000_000
 
@@ -44,7 +46,12 @@ def test_a_step_reads_few_jobs_however_many_tenants_have_limits_and_jobs(
         submit(ledger, f"job-{number}", tenant="zoo" if number % 2 else "ads")
     read: list[str] = []
     read_many = ledger.jobs.read_many
-    monkeypatch.setattr(ledger.jobs, "read_many", lambda ids: read.extend(ids) or read_many(ids))
+
+    def noted(job_ids: Sequence[str]) -> list[JobRecord]:
+        read.extend(job_ids)
+        return read_many(job_ids)
+
+    monkeypatch.setattr(ledger.jobs, "read_many", noted)
     idle = {f"idle-{number}": 1 for number in range(module.MAX_TENANTS)}
     scaler = Scaler(ledger, PoolTargets(300.0, 150.0), TenantShares(most={"ads": 3, "zoo": 2, **idle}))
     scaler.step(ledger.lead("me", 3600))
