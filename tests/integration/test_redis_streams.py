@@ -295,12 +295,18 @@ def test_what_a_drained_job_has_settled_is_deleted_by_the_next_leader_and_when_i
     assert ledger.jobs.finish(ledger.jobs.read(JOB), JobState.COMPLETED, reading.epoch)
     now_ms = ledger.now_ms()
 
-    def away(*_: object) -> None:
+    asked: list[object] = []
+
+    def away(record: object, _stage: int) -> None:
+        asked.append(record)
         raise StreamUnavailable("away")
 
     with monkeypatch.context() as patch:  # no keeper has seen the job before it ended
         patch.setattr(reading, "open", away)
-        reading.new_keeper().step(reading.epoch)
+        keeper = reading.new_keeper()
+        keeper.step(reading.epoch)
+        keeper.step(reading.epoch)
+    assert len(asked) == 1, "a source that is away is asked again later"
     assert (redis_client.xlen(key), ledger.streams.drained_jobs(0)) == (3, [JOB])
     reading.new_keeper().step(reading.epoch)
     assert (redis_client.xlen(key), ledger.streams.drained_jobs(0)) == (0, [])

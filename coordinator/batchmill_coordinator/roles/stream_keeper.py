@@ -91,15 +91,17 @@ class StreamKeeper:
         records = self._ledger.jobs.read_many(self._ledger.streams.live_jobs())
         now_ms = self._ledger.now_ms()
         live = {record.id for record in records}
-        for guard in (self._guard, self._retention_guard):
-            guard.forget_all_but(live)
+        drained = self._drained(now_ms)
+        asked = live | {record.id for record in drained}
+        self._guard.forget_all_but(asked)
+        self._retention_guard.forget_all_but(live)
         self._retention.forget_all_but(live)
-        self._ask([*records, *self._drained(now_ms)])
+        self._ask([*records, *drained])
         for record in records:
             if not self._retention_guard.is_set_aside(record.id):
                 with self._retention_guard.over(record.id):
                     self._retention.apply(record, now_ms, epoch)
-        self._take_answers(live, epoch)
+        self._take_answers(live, asked, epoch)
         oldest = f"{now_ms - int(self._pushed_ttl_s * 1000)}-0"
         for tenant, name in self._ledger.streams.all_pushed():
             with apart(f"deleting old rows of the stream {name!r}"):
@@ -134,12 +136,13 @@ class StreamKeeper:
             if not self._guard.is_set_aside(call.job_id) and self._calls.begin(call, work):
                 self._turn += 1
 
-    def _take_answers(self, live: set[str], epoch: int) -> None:
+    def _take_answers(self, live: set[str], asked: set[str], epoch: int) -> None:
+        """Note the answers. asked: the live jobs, and drained ones, whose sources may be away for long as well."""
         for call, future in self._calls.ended(self._answer_s):
-            if call.job_id in live:
+            if call.job_id in asked:
                 with self._guard.over(call.job_id):
                     answer = future.result()
-                    if answer is not None:
+                    if answer is not None and call.job_id in live:
                         self._ledger.streams.note(call.job_id, answer.lag, answer.away, epoch)
 
     def _measure(self, record: JobRecord) -> _Answer:
