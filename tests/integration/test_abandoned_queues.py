@@ -96,3 +96,28 @@ def test_a_new_leader_finds_the_queues_of_the_one_before(ledger: Ledger, publish
     assert ledger.find_queues(queue_of("")) == [QUEUE]
     recoverer(ledger, publisher).step(ledger.lead("me", 3600))
     assert ledger.find_queues(queue_of("")) == []
+
+
+def test_queues_are_no_longer_looked_at_once_nothing_is_in_flight_for_them(
+    ledger: Ledger, publisher: MessagePublisher, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A pool that is never idle sees the states of any number of stages, each with a queue of its own."""
+    epoch = ledger.lead("me", 3600)
+    queued_shard(ledger, publisher, epoch)
+    announce(ledger, [MODEL])
+    old = model_queue_of("default", "old")
+    for number in range(150):
+        publisher.publish("echo", old, Shard("job-9", 0, ShardId((number,)), 0, 1, (), token=1).ref)
+    role = recoverer(ledger, publisher)
+    looked_at: list[str] = []
+    take = ledger.take_messages
+
+    def noted(queue: str) -> list[bytes]:
+        looked_at.append(queue)
+        return take(queue)
+
+    monkeypatch.setattr(ledger, "take_messages", noted)
+    for _ in range(5):
+        role.step(epoch)
+    assert ledger.queue_lengths([old, QUEUE]) == [0, 1]
+    assert looked_at.count(old) == 3, "until it is empty"

@@ -117,6 +117,39 @@ def test_tenants_that_wait_get_the_next_threads(ledger: Ledger, notifier: Notifi
     notifier.close()
 
 
+def test_messages_that_are_only_kept_take_no_threads_from_a_tenant(ledger: Ledger, notifier: Notifier) -> None:
+    announce(ledger, "one-1")
+    notifier._make_messages()
+    (known,) = ledger.deliveries.page("one", 10)[0]
+    message = read_message(known)
+
+    def document(name: str, tenant: str, state: DeliveryState) -> Document:
+        delivery = message.delivery.model_copy(update={"id": name, "url": f"https://{name}.example/", "state": state})
+        return Document(name, tenant, message.model_copy(update={"delivery": delivery}).model_dump_json(), 1, 1)
+
+    old = [document(f"old-{place}", f"tenant-{place}", DeliveryState.DELIVERED) for place in range(THREADS)]
+    new = [document(f"new-{place}", "one", DeliveryState.PENDING) for place in range(MAX_OF_TENANT)]
+    assert notifier._choose([*old, *new]) == (new, [])
+    notifier.close()
+
+
+def test_messages_that_cannot_be_read_hold_up_no_other(
+    ledger: Ledger, notifier: Notifier, epoch: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_DUE", 3)
+    announce(ledger, "one-1")
+    notifier._make_messages()
+    (known,) = ledger.deliveries.page("one", 10)[0]
+    for place in range(3):
+        ledger.deliveries.add(f"odd-{place}", "odd", "{}", due_ms=0, quota=Quota(10, UNLIMITED))
+    begun: list[str] = []
+    monkeypatch.setattr(notifier._threads, "submit", lambda _send, document, *_: begun.append(document.id))
+    notifier.step(epoch)
+    assert begun == [known.id]
+    assert ledger.deliveries.due(ledger.now_ms(), 10) == [], "they are looked at again later"
+    notifier.close()
+
+
 def test_messages_that_cannot_be_forgotten_yet_hold_up_no_other(
     ledger: Ledger, notifier: Notifier, epoch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:

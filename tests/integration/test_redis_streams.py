@@ -295,17 +295,39 @@ def test_what_a_drained_job_has_settled_is_deleted_by_the_next_leader_and_when_i
     assert ledger.jobs.finish(ledger.jobs.read(JOB), JobState.COMPLETED, reading.epoch)
     now_ms = ledger.now_ms()
 
-    def away(*_: object) -> None:
+    asked: list[object] = []
+
+    def away(record: object, _stage: int) -> None:
+        asked.append(record)
         raise StreamUnavailable("away")
 
     with monkeypatch.context() as patch:  # no keeper has seen the job before it ended
         patch.setattr(reading, "open", away)
-        reading.new_keeper().step(reading.epoch)
+        keeper = reading.new_keeper()
+        keeper.step(reading.epoch)
+        keeper.step(reading.epoch)
+    assert len(asked) == 1, "a source that is away is asked again later"
     assert (redis_client.xlen(key), ledger.streams.drained_jobs(0)) == (3, [JOB])
     reading.new_keeper().step(reading.epoch)
     assert (redis_client.xlen(key), ledger.streams.drained_jobs(0)) == (0, [])
     ledger.streams.redis.zadd(f"{ledger.streams.prefix}jobs:drained", {"job-9": now_ms})
     assert ledger.streams.drained_jobs(now_ms + 1) == [], "a source that does not come back is not asked for ever"
+
+
+def test_drained_jobs_that_have_nothing_deleted_or_are_gone_are_read_once(
+    ledger: Ledger, redis_client: redis.Redis, settings: CoordinatorSettings, key: str
+) -> None:
+    reading = Reading(ledger, settings, RedisStream(key, trim=False))
+    add(redis_client, key, 0, 3)
+    reading.step()
+    ledger.jobs.drain(JOB)
+    reading.step()
+    reading.settle(0, 3)
+    assert ledger.jobs.finish(ledger.jobs.read(JOB), JobState.COMPLETED, reading.epoch)
+    ledger.streams.redis.zadd(f"{ledger.streams.prefix}jobs:drained", {"job-9": ledger.now_ms()})
+    assert ledger.streams.drained_jobs(0) == [JOB, "job-9"]
+    reading.keeper.step(reading.epoch)
+    assert (redis_client.xlen(key), ledger.streams.drained_jobs(0)) == (3, [])
 
 
 def test_rows_that_come_after_a_job_was_drained_are_none_of_its_work(

@@ -31,6 +31,7 @@ FAULTY: list[tuple[dict[str, Any], str, str]] = [
     ({"wait": "-1s"}, "wait", "wait: expected seconds or a time span"),
     ({"wait": -1}, "wait", "wait: expected a time span of 0s to 366d, got -1 s"),
     ({"late": "367d"}, "late", "late: expected a time span of 0s to 366d, got 367d"),
+    ({"tumbling": 10**400}, "tumbling", "tumbling: expected a time span of 1ms to 366d, got inf s"),
     ({"idle": 0}, "idle", "idle: expected a time span of 1ms to 366d, got 0 s"),
     ({"tumbling": None, "sliding": ["1m", "1h"]}, "sliding", "which is not longer; got 1m and 1h"),
     ({"tumbling": None, "sliding": ["1d", "1s"]}, "sliding", "at most 1,000 windows, got windows of 1d and 1s"),
@@ -93,7 +94,15 @@ def test_windows_that_can_be_are_taken(params: dict[str, Any]) -> None:
     check_window(params)
 
 
-@pytest.mark.parametrize("params", [{"count": "x"}, {"count": 1, "by": 3}, {"count": 1, "aggregate": {"n": 1}}])
+@pytest.mark.parametrize(
+    "params",
+    [
+        {"count": "x"},
+        {"count": 1, "by": 3},
+        {"count": 1, "by": True, "aggregate": {"n": "count"}},
+        {"count": 1, "aggregate": {"n": 1}},
+    ],
+)
 def test_what_has_another_type_is_left_to_the_schema(params: dict[str, Any]) -> None:
     check_window(params)
 

@@ -13,6 +13,8 @@ from batchmill.errors import NotFound, Overloaded
 from batchmill.ledger.scripting.connection import redis_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batchmill.ledger.scripting.connection import Store
 
 EMPTY_UPLOAD_TTL_MS = 15 * 60 * 1000
@@ -50,10 +52,12 @@ class TenantLedger:
             ids = self._store.redis.zrevrange(self._keys.tenant_live_jobs(tenant), 0, limit - 1)
         return [job_id.decode() for job_id in ids]
 
-    def count_live(self, tenant: str) -> int:
-        """How many jobs of a tenant live."""
-        with redis_errors():
-            return int(self._store.redis.zcard(self._keys.tenant_live_jobs(tenant)))
+    def count_live(self, tenants: Sequence[str]) -> dict[str, int]:
+        """How many jobs of each of these tenants live."""
+        with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
+            for tenant in tenants:
+                pipe.zcard(self._keys.tenant_live_jobs(tenant))
+            return dict(zip(tenants, map(int, pipe.execute()), strict=True))
 
     def require_upload_room(self, tenant: str, max_uploads: int, max_bytes: int) -> None:
         """Raise `Overloaded` when a tenant has as many open uploads as it may have, or as many bytes in them."""

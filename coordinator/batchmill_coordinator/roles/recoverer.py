@@ -167,7 +167,7 @@ class Recoverer:
         """Take messages out of queues that no worker consumes any more, so that their shards are dispatched again.
 
         A queue is watched from when its model, or the stage whose state it is for, has a shard in flight until it has
-        none and nobody consumes from it.
+        none, nobody consumes from it, and it is found empty.
         """
         consumed = {model_queue_of(pool, name) for name in view.models | view.states}
         if view.has_spare:
@@ -176,13 +176,15 @@ class Recoverer:
         wanted |= {model_queue_of(pool, one.state_key) for one in stages if one.state_key}
         wanted.add(spare_queue_of(pool))
         watched = self._queues.get(pool, set()) | wanted
+        kept = (wanted if stages else set()) | (watched & consumed)
         for queue in watched - consumed:
             refs = [attempt_of(message) for message in self._ledger.take_messages(queue)]
             if refs:
+                kept.add(queue)
                 taken = self._ledger.shards.unqueue_orphaned(refs, pool, epoch)
                 log.info("%d shard(s) are unqueued from %s, which no worker consumes any more", taken, queue)
-        self._queues[pool] = watched if stages else watched & consumed
-        if not self._queues[pool]:
+        self._queues[pool] = kept
+        if not kept:
             del self._queues[pool]
 
     def _find_lost_messages(self, pool: str, now_ms: int) -> None:

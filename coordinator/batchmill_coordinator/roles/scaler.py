@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from batchmill.ledger.formats.work import PoolWork
@@ -25,8 +26,8 @@ if TYPE_CHECKING:
     from batchmill_coordinator.scheduling.tenant_shares import TenantShares
 
 MAX_DEADLINES = 200  # jobs with the nearest deadlines that are looked at
-MAX_JOBS = 100  # of a tenant with a limit, the newest, that are looked at
-MAX_TENANTS = 50  # with a limit whose work is looked at; that of others counts as if they had none
+MAX_JOBS = 400  # of all tenants with a limit, the newest of each, that are looked at
+MAX_TENANTS = 50  # with a limit and live jobs whose work is looked at; that of others counts as if they had none
 
 
 class Scaler:
@@ -70,9 +71,16 @@ class Scaler:
 
     def _limited(self, totals: Totals) -> dict[str, list[LimitedWork]]:
         """Read what is left of the tenants whose shards in flight are limited."""
+        ledger = self._ledger
+        numbers = {
+            tenant: number for tenant, number in ledger.tenants.count_live(sorted(self._shares.most)).items() if number
+        }
+        tenants = list(numbers)[:MAX_TENANTS]
+        live = {tenant: ledger.tenants.live_ids(tenant, MAX_JOBS // len(tenants)) for tenant in tenants}
+        records = {record.id: record for record in ledger.jobs.read_many(list(chain.from_iterable(live.values())))}
         jobs = {}
-        for tenant in sorted(self._shares.most)[:MAX_TENANTS]:
-            records = self._ledger.jobs.read_many(self._ledger.tenants.live_ids(tenant, MAX_JOBS))
-            if records:
-                jobs[tenant] = max(self._ledger.tenants.count_live(tenant), len(records)), records
+        for tenant, job_ids in live.items():
+            found = [records[job_id] for job_id in job_ids if job_id in records]
+            if found:
+                jobs[tenant] = max(numbers[tenant], len(found)), found
         return limited_by_pool(jobs, totals, self._shares.most)

@@ -23,6 +23,7 @@ from batchmill.errors import StreamUnavailable
 from batchmill.jobs.job import JobState
 from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.jobs.streams.offsets import StreamOffsets, settled_offsets
+from batchmill.ledger import JobRecord
 from batchmill.sources.base import EndlessSource
 from batchmill.streams.pushed import delete_pushed
 from batchmill_coordinator.roles.job_guard import JobGuard, apart
@@ -31,7 +32,7 @@ from batchmill_coordinator.roles.streams.source_calls import SourceCalls
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-    from batchmill.ledger import JobRecord, Ledger
+    from batchmill.ledger import Ledger
     from batchmill.sources.base import Source
     from batchmill.storage.blobs import BlobStore
     from batchmill_coordinator.results.stream_retention import StreamRetention
@@ -90,20 +91,31 @@ class StreamKeeper:
         records = self._ledger.jobs.read_many(self._ledger.streams.live_jobs())
         now_ms = self._ledger.now_ms()
         live = {record.id for record in records}
-        for guard in (self._guard, self._retention_guard):
-            guard.forget_all_but(live)
+        drained = self._drained(now_ms)
+        asked = live | {record.id for record in drained}
+        self._guard.forget_all_but(asked)
+        self._retention_guard.forget_all_but(live)
         self._retention.forget_all_but(live)
-        drained = self._ledger.jobs.read_many(self._ledger.streams.drained_jobs(now_ms - DRAINED_TTL_MS))
-        self._ask([*records, *(one for one in drained if one.spec.stream is not None and one.spec.stream.trims)])
+        self._ask([*records, *drained])
         for record in records:
             if not self._retention_guard.is_set_aside(record.id):
                 with self._retention_guard.over(record.id):
                     self._retention.apply(record, now_ms, epoch)
-        self._take_answers(live, epoch)
+        self._take_answers(live, asked, epoch)
         oldest = f"{now_ms - int(self._pushed_ttl_s * 1000)}-0"
         for tenant, name in self._ledger.streams.all_pushed():
             with apart(f"deleting old rows of the stream {name!r}"):
                 delete_pushed(self._ledger.streams, self._blobs, tenant, name, oldest)
+
+    def _drained(self, now_ms: int) -> list[JobRecord]:
+        """Return completed jobs to settle. Those that have nothing deleted, or were deleted, are not read again."""
+        job_ids = self._ledger.streams.drained_jobs(now_ms - DRAINED_TTL_MS)
+        found = self._ledger.jobs.find_many(job_ids)
+        readable = [one for one in found if isinstance(one, JobRecord)]
+        drained = [one for one in readable if one.spec.stream is not None and one.spec.stream.trims]
+        unreadable = {one.id for one in found} - {one.id for one in readable}  # another version settles them
+        self._ledger.streams.forget_drained(sorted(set(job_ids) - unreadable - {one.id for one in drained}))
+        return drained
 
     def _ask(self, records: Sequence[JobRecord]) -> None:
         """Begin to measure and to settle the streams of all jobs; one that cannot be begun comes first another time.
@@ -124,12 +136,13 @@ class StreamKeeper:
             if not self._guard.is_set_aside(call.job_id) and self._calls.begin(call, work):
                 self._turn += 1
 
-    def _take_answers(self, live: set[str], epoch: int) -> None:
+    def _take_answers(self, live: set[str], asked: set[str], epoch: int) -> None:
+        """Note the answers. asked: the live jobs, and drained ones, whose sources may be away for long as well."""
         for call, future in self._calls.ended(self._answer_s):
-            if call.job_id in live:
+            if call.job_id in asked:
                 with self._guard.over(call.job_id):
                     answer = future.result()
-                    if answer is not None:
+                    if answer is not None and call.job_id in live:
                         self._ledger.streams.note(call.job_id, answer.lag, answer.away, epoch)
 
     def _measure(self, record: JobRecord) -> _Answer:

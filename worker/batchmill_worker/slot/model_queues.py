@@ -51,7 +51,8 @@ class ModelQueues:
         self._consumer: Any = None  # Celery's
         self._models = NOTHING
         self._states: Collection[str] = ()
-        self._held_at: dict[str, float] = {}  # queues of states, by when these were last seen in memory
+        self._state_queues: set[str] = set()  # of states that are in memory, or were a moment ago
+        self._left_at: dict[str, float] = {}  # the latter, by when it was found that they are not any more
         self._since = {spare_queue_of(pool): float("-inf")}  # consumed queues, by when they were added
 
     def follow(self, models: LoadedModels) -> None:
@@ -67,8 +68,9 @@ class ModelQueues:
     def attach(self, consumer: Any) -> None:
         """Use this consumer, which has started, or restarted after an outage of the broker."""
         self._consumer = consumer
+        self._left_at = {}  # counted anew: the timers of the previous connection are lost
         self.sync()
-        self._later()  # the timers of the previous connection are lost
+        self._later()
         board = self._heartbeat.board
         board.mark(Pulse.CONSUMER)
         consumer.timer.call_repeatedly(PULSE_S, board.mark, (Pulse.CONSUMER,))
@@ -94,11 +96,13 @@ class ModelQueues:
 
     def _queues_of_states(self, states: Collection[str], now: float) -> set[str]:
         held = {model_queue_of(self._pool, state) for state in states}
-        known = self._held_at | dict.fromkeys(held, now)
-        self._held_at = {queue: at for queue, at in known.items() if now - at < LINGER_S}
-        if self._held_at.keys() - held:
+        before = self._left_at
+        left = {queue: before.get(queue, now) for queue in self._state_queues - held}
+        self._left_at = {queue: at for queue, at in left.items() if now - at < LINGER_S}
+        if self._left_at.keys() - before.keys():  # once for each: a timer that sets the next one would never end
             self._consumer.timer.call_after(LINGER_S + 0.01, self.sync)
-        return set(self._held_at)
+        self._state_queues = held | self._left_at.keys()
+        return self._state_queues
 
     def _want(self, queue: str, now: float) -> None:
         if queue in self._since:

@@ -5,6 +5,7 @@ What has another type than expected is passed over: the schema of the operator s
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -52,9 +53,8 @@ def check_window(params: Mapping[str, Any]) -> None:
         _check_span(name, params.get(name), 0.0)
     _check_sliding(params.get("sliding"))
     by, aggregates = params.get("by") or [], params.get("aggregate")
-    keys = [by] if isinstance(by, str) else by
-    if isinstance(keys, list):
-        _check_keys(keys)
+    keys = [by] if isinstance(by, str) else by if isinstance(by, list) else []
+    _check_keys(keys)
     if isinstance(aggregates, Mapping):
         for name, text in aggregates.items():
             if isinstance(name, str) and isinstance(text, str):
@@ -92,15 +92,15 @@ def _check_span(name: str, value: object, at_least_s: float) -> float | None:
 
 
 def _seconds(value: float | str) -> float | None:
-    if not isinstance(value, str):
-        return value
-    seconds = seconds_in(value)
+    seconds = seconds_in(value) if isinstance(value, str) else None
     if seconds is not None:
         return seconds
     try:
         return float(value)
     except ValueError:
         return None
+    except OverflowError:  # an integer beyond all numbers with a fraction
+        return math.inf
 
 
 def _check_sliding(value: object) -> None:
@@ -140,7 +140,7 @@ def _check_result_name(what: str, parameter: str, name: str, others: Any) -> Non
 
 
 def _shown(value: float | str) -> str:
-    return f"{value:.80}" if isinstance(value, str) else f"{value:g} s"
+    return f"{value:.80}" if isinstance(value, str) else f"{_seconds(value):g} s"
 
 
 def _no_aggregate(name: str, text: str, expected: str, hint: str = "") -> InvalidParams:

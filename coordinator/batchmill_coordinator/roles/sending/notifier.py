@@ -49,7 +49,7 @@ MAX_OF_TENANT = 8  # at once: jobs may name any number of receivers, all of them
 SENDING_MS = 30_000  # more than a try takes
 BUSY_MS = 2_000  # until a message is looked at again whose receiver or tenant has as many as it may
 BUSY_STEP_MS = 10  # between two such messages of a tenant
-KEPT_MS = 60_000  # the same for one that is to be forgotten, while clocks are not trusted
+KEPT_MS = 60_000  # the same for one that cannot be read, or is to be forgotten while clocks are not trusted
 
 
 class Notifier:
@@ -127,39 +127,50 @@ class Notifier:
             self._busy_until[document.tenant] = later[document.id]
         return later
 
-    def _share(self, due: list[Document]) -> int:
+    def _share(self, pending: list[tuple[Document, Receiver]]) -> int:
         """Return how many threads a tenant may have: as many as each other one that sends or waits."""
         tenants = {tenant for tenant, _ in self._sending.values()} | self._busy_until.keys()
-        tenants.update(document.tenant for document in due)
+        tenants.update(document.tenant for document, _ in pending)
         return max(min(MAX_OF_TENANT, THREADS // max(len(tenants), 1)), 1)
 
     def _choose(self, due: list[Document]) -> tuple[list[Document], list[Document]]:
         """Return the messages to send now, and those whose receiver or tenant is busy; forget those that were kept."""
         begun: list[Document] = []
         busy: list[Document] = []
+        pending = self._pending(due)
         with self._lock:
             count = Counter(receiver for _, receiver in self._sending.values())
             of_tenant = Counter(tenant for tenant, _ in self._sending.values())
-            share = self._share(due)
-            for document in due:
-                with apart(f"the message {document.id}"):
-                    delivery = read_message(document).delivery
-                    receiver = delivery.webhook, delivery.url
-                    if delivery.state is not DeliveryState.PENDING:
-                        self._forget(document)
-                    elif (
-                        document.id in self._sending
-                        or len(self._sending) >= THREADS
-                        or count[receiver] >= MAX_PER_RECEIVER
-                        or of_tenant[document.tenant] >= share
-                    ):
-                        busy.append(document)
-                    else:
-                        count[receiver] += 1
-                        of_tenant[document.tenant] += 1
-                        self._sending[document.id] = document.tenant, receiver
-                        begun.append(document)
+            share = self._share(pending)
+            for document, receiver in pending:
+                if (
+                    document.id in self._sending
+                    or len(self._sending) >= THREADS
+                    or count[receiver] >= MAX_PER_RECEIVER
+                    or of_tenant[document.tenant] >= share
+                ):
+                    busy.append(document)
+                else:
+                    count[receiver] += 1
+                    of_tenant[document.tenant] += 1
+                    self._sending[document.id] = document.tenant, receiver
+                    begun.append(document)
         return begun, busy
+
+    def _pending(self, due: list[Document]) -> list[tuple[Document, Receiver]]:
+        """Return the messages that are to be sent; forget those that were kept. What fails is looked at again later."""
+        pending: list[tuple[Document, Receiver]] = []
+        failed = {document.id for document in due}
+        for document in due:
+            with apart(f"the message {document.id}"):
+                delivery = read_message(document).delivery
+                if delivery.state is DeliveryState.PENDING:
+                    pending.append((document, (delivery.webhook, delivery.url)))
+                else:
+                    self._forget(document)
+                failed.remove(document.id)
+        self._ledger.deliveries.defer(sorted(failed), self._ledger.now_ms() + KEPT_MS)
+        return pending
 
     def _forget(self, document: Document) -> None:
         if self._clocks.is_trusted():
