@@ -63,6 +63,7 @@ class StragglerWatch:
         """Look at every pool with free slots."""
         in_flight = self._ledger.index.in_flight() if self._lateness.factor else {}
         views = self._fleet.pools() if in_flight else {}
+        self._guard.forget_all_but({job_id for keys in in_flight.values() for job_id, _ in keys})
         for name, keys in in_flight.items():
             view = views.get(name, EMPTY)
             # each stage has a shard in flight at least, and no worker is given what it runs itself
