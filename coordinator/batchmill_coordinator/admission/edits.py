@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from batchmill.columns import array_as
+from batchmill.columns.carried_types import reserved_column
 from batchmill.errors import InvalidRows, did_you_mean
+from batchmill.streams.base import BAD_MESSAGE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -24,7 +26,8 @@ _UNFIT = (pa.ArrowException, TypeError, ValueError, OverflowError)
 def edited(dead: DeadRows, edits: Mapping[int, RowEdit]) -> DeadRows:
     """Failed rows with their edits applied; values that are as the letter has them stay as they were read.
 
-    Raises `InvalidRows`, naming row and column, for an unknown column or a value that does not fit its type.
+    A message of a stream that was no row has no columns: its edit makes them, with the types of its values. Raises
+    `InvalidRows`, naming row and column, for an unknown column of other rows or a value that does not fit its type.
     """
     pieces = [
         _edited_row(dead.rows.slice(place, 1), letter, edits[letter.index])
@@ -32,22 +35,40 @@ def edited(dead: DeadRows, edits: Mapping[int, RowEdit]) -> DeadRows:
         else dead.rows.slice(place, 1)
         for place, letter in enumerate(dead.letters)
     ]
-    return replace(dead, rows=pa.concat_tables(pieces)) if edits else dead
+    if not edits:
+        return dead
+    try:
+        return replace(dead, rows=pa.concat_tables(pieces, promote_options="default"))
+    except pa.ArrowException as error:
+        raise InvalidRows(f"the edits give a column values of different types: {error}") from error
 
 
 def _edited_row(row: pa.Table, letter: DeadLetter, edit: RowEdit) -> pa.Table:
     for name, value in edit.row.items():
-        if name not in row.column_names:
+        if name not in row.column_names and letter.error_type == BAD_MESSAGE and reserved_column([name]) is None:
+            row = row.append_column(name, _new_column(name, value, edit.index))
+        elif name not in row.column_names:
             raise InvalidRows(
                 f"the edit of row {edit.index} sets a column {name!r}, which the rows do not have.",
                 hint=did_you_mean(name, row.column_names),
                 row=edit.index,
                 column=name,
             )
-        if name not in letter.row or letter.row[name] != value:
+        elif name not in letter.row or letter.row[name] != value:
             field = row.schema.field(name)
             row = row.set_column(row.column_names.index(name), field, _value(value, field, edit.index))
     return row
+
+
+def _new_column(name: str, value: Any, index: int) -> pa.Array:
+    try:
+        return pa.array([value])
+    except _UNFIT as error:
+        raise InvalidRows(
+            f"the edit of row {index} gives column {name!r} the value {value!r:.80}, which has no type: {error}",
+            row=index,
+            column=name,
+        ) from error
 
 
 def _value(value: Any, field: pa.Field, index: int) -> pa.Array:
