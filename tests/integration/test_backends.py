@@ -109,6 +109,7 @@ def test_half_precision_of_torch_has_its_measured_error(cache: OperatorCache) ->
     assert 0.99 < cosine < 0.999999
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "model", "column"), [("classify", "two", "score"), ("rerank", "scorer", "score")])
 def test_scores_of_openvino_are_those_of_torch(
     cache: OperatorCache, models: Path, name: str, model: str, column: str
@@ -168,6 +169,7 @@ def test_a_conversion_that_fails_ends_in_torch_for_auto_and_is_an_error_if_openv
         computes_with(cache, "classify", backend="openvino", **params)
 
 
+@pytest.mark.slow
 def test_a_broken_form_is_made_again(models: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     own = OperatorCache("cpu", SetupContext(Locations([str(models)]), ConvertedModels(tmp_path, 2**30)))
     params = {"model": str(models / "two"), "backend": "openvino"}

@@ -118,6 +118,7 @@ def test_source_rows_with_failed_rows_are_limited_once_each_whatever_stage_they_
         submit(1).wait(GRACE_S)
 
 
+@pytest.mark.slow
 @TOGETHER
 def test_the_smallest_buffer_is_kept_and_its_results_are_readable(
     client: batchmill.Client, tmp_path: Path, *, fuse: bool

@@ -24,7 +24,7 @@ def service(valkey_url: str, tmp_path: Path) -> Iterator[LiveService]:
     made.stop()
 
 
-@pytest.mark.parametrize("fate", ["completed", "cancelled"])
+@pytest.mark.parametrize("fate", ["completed", pytest.param("cancelled", marks=pytest.mark.slow)])
 def test_a_job_without_rows_keeps_its_empty_part(
     service: LiveService, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fate: str
 ) -> None:

@@ -148,6 +148,7 @@ def test_one_read_serves_all_followers(
     assert 1 <= reads[job] <= 5
 
 
+@pytest.mark.slow
 def test_streams_that_nobody_reads_are_dropped_and_health_answers(service: LiveService, job: str) -> None:
     feeds = service.feeds
     followers = feeds._followers

@@ -158,7 +158,7 @@ def test_a_job_that_is_done_before_its_deadline_completes(client: batchmill.Clie
     assert client.submit("echo", rows=[{"id": 1}], deadline=3600, idempotency_key="with-a-deadline").id == first.id
 
 
-@pytest.mark.parametrize("upload", [False, True])
+@pytest.mark.parametrize("upload", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_a_deleted_job_leaves_nothing_but_its_users_output(
     client: batchmill.Client,
     service_folder: Path,

@@ -319,6 +319,7 @@ def test_an_empty_file_fails_its_batch(api: openai.OpenAI, lines: list[bytes]) -
     assert errors(run(api, EMBEDDINGS, lines)) == [("empty_file", None, None)]
 
 
+@pytest.mark.slow
 def test_a_file_of_too_many_lines_fails_its_batch(api: openai.OpenAI) -> None:
     one = b'{"custom_id":"%d","method":"POST","url":"/v1/embeddings","body":{"model":"lengths","input":"x"}}'
     assert errors(run(api, EMBEDDINGS, [one % n for n in range(50_001)])) == [("too_many_tasks", None, None)]

@@ -6,6 +6,8 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+import pytest
+
 from batchmill.jobs.job import BatchPolicy
 from support.waiting import until
 
@@ -14,6 +16,7 @@ if TYPE_CHECKING:
     from batchmill.insights.trials import Trial
 
 
+@pytest.mark.slow
 def test_batches_of_jobs_are_compared_in_pairs(client: batchmill.Client, service_record: dict[str, str]) -> None:
     params = {"size": 31, "overlap": 3}
     rows = [{"text": f"one two three {number}"} for number in range(6_000)]

@@ -171,6 +171,7 @@ def test_a_file_that_cannot_be_read_fails_with_the_reason(
     assert re.search(message, found), found
 
 
+@pytest.mark.slow
 def test_bombs_fail_within_their_limits_and_files_beside_them_are_parsed() -> None:
     bomb = documents.pdf_bomb(600)
     assert "was ended by SIGABRT (it is damaged, or needs more memory" in problem(bomb, memory_mb=400)

@@ -69,7 +69,7 @@ class Order:
         return sorted(int(line.split()[0]) for line in lines)
 
 
-@pytest.fixture(params=["parquet", "jsonl", "jsonl.gz"])
+@pytest.fixture(params=["parquet", pytest.param("jsonl", marks=pytest.mark.slow), "jsonl.gz"])
 def order(client: batchmill.Client, tmp_path: Path, request: pytest.FixtureRequest) -> Order:
     """An order over files of each kind."""
     return Order(client, tmp_path, request.param)

@@ -76,8 +76,15 @@ def test_a_replay_writes_the_files_again(client: batchmill.Client, tmp_path: Pat
     assert ids(read(tmp_path / "out")) == job.to_table()["id"].to_pylist() == list(range(ROWS))
 
 
-@pytest.mark.parametrize("sized_first", [True, False])
-@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+@pytest.mark.parametrize(
+    ("sized_first", "form"),
+    [
+        (True, "parquet"),
+        (False, "jsonl"),
+        pytest.param(False, "parquet", marks=pytest.mark.slow),
+        pytest.param(True, "jsonl", marks=pytest.mark.slow),
+    ],
+)
 def test_an_unfinished_output_is_resumed_whether_a_size_was_chosen_before_or_not(
     client: batchmill.Client, tmp_path: Path, form: str, *, sized_first: bool
 ) -> None:

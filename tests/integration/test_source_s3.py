@@ -66,7 +66,15 @@ def file_of(ending: str, rows: list[dict[str, object]]) -> bytes:
     return data
 
 
-@pytest.mark.parametrize("ending", ["parquet", pytest.param("arrow", marks=pytest.mark.slow), "jsonl", "jsonl.gz"])
+@pytest.mark.parametrize(
+    "ending",
+    [
+        "parquet",
+        pytest.param("arrow", marks=pytest.mark.slow),
+        pytest.param("jsonl", marks=pytest.mark.slow),
+        "jsonl.gz",
+    ],
+)
 def test_a_folder_in_a_bucket_gives_all_rows_in_order(ending: str, bucket: Any, locations: Locations) -> None:
     for number in range(11):
         rows = ROWS[number * 180 : (number + 1) * 180] if number < 10 else ROWS[1800:]

@@ -96,6 +96,7 @@ def run_worker(folder: Path, operators: str, **env: str) -> subprocess.Popen[str
     )
 
 
+@pytest.mark.slow
 def test_a_second_signal_ends_a_supervisor_that_waits_for_its_slots(tmp_path: Path) -> None:
     deaf = """
 import os, pathlib, signal

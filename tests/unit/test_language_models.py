@@ -114,6 +114,7 @@ def test_rows_that_fail_have_their_types_and_the_others_are_answered() -> None:
             assert "\n" not in text
 
 
+@pytest.mark.slow
 def test_generate_continues_a_text_and_the_beginning_that_rows_share_is_computed_once() -> None:
     story = " ".join(f"On day {number} the sun rose and the birds sang." for number in range(1, 9))
     table = pa.table({"story": [story] * 6, "end": ["Then", "So", "Later", "But", "And", "Now"]})

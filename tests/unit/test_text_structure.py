@@ -162,6 +162,7 @@ def test_code_without_empty_lines_is_cut_where_the_indentation_says_a_definition
     assert texts("code", document, 13) == ["func a() {\n  x()\n}\n", "// about b\nfunc b() {\n  y()\n}\n"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("by", LEVELS)
 @pytest.mark.parametrize(
     "unit", [".", ". ", "\n", " \n", "#", "# a\n", "`", "```\n", "=\n", ")", "a\n\n", "  a\n\n", "|", '"']

@@ -98,7 +98,7 @@ def test_a_model_answers_by_a_call(tmp_path: Path) -> None:
     assert call["function"] == {"name": "now", "arguments": '{"zone": "UTC"}'}
 
 
-@pytest.mark.parametrize("choice", ["required", "now"])
+@pytest.mark.parametrize("choice", ["required", pytest.param("now", marks=pytest.mark.slow)])
 def test_a_call_that_has_to_be_made_is_refused_for_the_job_and_for_a_row(tmp_path: Path, choice: str) -> None:
     folder = tmp_path / "calls"
     make_language_model(folder, template=TEMPLATE.strip())

@@ -27,7 +27,7 @@ def shown_workers(ledger: Ledger, may_see: Callable[[str], bool]) -> list[Worker
                 "running": [attempt for attempt in worker.running if _job_of(attempt) in mine],
                 "operators": [name for name in worker.operators if _is_shown(name)],
                 "revisions": {name: one for name, one in worker.revisions.items() if _is_shown(name)},
-                "states": [],  # they would tell how many jobs with windows others have
+                "states": [],  # they would show how many jobs with windows others have
                 "batches": [one for one in worker.batches if _is_shown(one.operator)],
             }
         )
