@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMPS := $(VENV)/.stamps
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --constraint constraints.txt
-PROCESSES ?= 2
+PROCESSES ?= 3
 DURATION ?= 10
 REPORT ?= chaos-report.json
 DEVICE ?= cuda:0
@@ -24,7 +24,7 @@ help: ## List what can be done
 demo: $(STAMPS)/demo ## Chunk and embed Python's language reference on this machine and search it
 	$(BIN)/batchmill demo
 
-test: $(STAMPS)/test ## Run the tests but the slow ones, in PROCESSES=2; they start what they need
+test: $(STAMPS)/test ## Run the tests but the slow ones, in PROCESSES=3; they start what they need
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile -m "not slow"
 
 test-unit: $(STAMPS)/test ## Run the unit tests only
