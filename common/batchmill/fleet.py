@@ -90,7 +90,6 @@ class WorkerInfo(Frozen):
     running: list[str] = []  # the attempts it holds
     models: list[str] = []  # what it has loaded and takes shards for, as `model_key` names it
     loading: list[str] = []  # what it is about to have loaded
-    states: list[str] = []  # of stages, in its memory, as `state_key` names them; it takes the next shards of these
     has_room: bool = False  # whether another model fits beside them
     load_s: float = 0.0  # how long loading the slowest of them took
     price_per_hour: float = 0.0  # of it, in the currency of the coordinators; 0: not known

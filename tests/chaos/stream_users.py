@@ -3,7 +3,7 @@
 A producer sends rows under a number until they are accepted, as the documentation says. One job passes them on, others
 make windows of them: of some rows each, and by event time. All are drained when everything is repaired. Then each row
 must be there once, in the order in which it was sent, and the windows must be those of these rows: each has fired as
-often as `window_oracle` says, with these rows, and just the rows that came too late have failed.
+often as `window_oracle` says, with these rows, and just the rows that were too late have failed.
 """
 
 from __future__ import annotations

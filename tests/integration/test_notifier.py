@@ -22,6 +22,7 @@ from support.records import job_record
 from support.webhook_receiver import write_webhooks
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from batchmill.ledger import JobRecord, Ledger
@@ -36,7 +37,7 @@ private_network = true
 
 
 @pytest.fixture
-def notifier(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Notifier:
+def notifier(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Notifier]:
     monkeypatch.setattr(deliveries_module, "MAX_PER_TENANT", 1)
     monkeypatch.setattr(module, "MAX_ANNOUNCEMENTS", 2)
 
@@ -46,11 +47,21 @@ def notifier(ledger: Ledger, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(ledger.jobs, "read", read)
     named = NamedWebhooks.load(str(write_webhooks(tmp_path, NOBODY)))
     clocks = ClockGuard(ledger, HandClock(ledger.now_ms() / 1000), Notices())
-    return Notifier(ledger, named, Deliveries(ledger, named), clocks, RoleMetrics(new_registry()))
+    made = Notifier(ledger, named, Deliveries(ledger, named), clocks, RoleMetrics(new_registry()))
+    yield made
+    made.close()
 
 
 def announce(ledger: Ledger, *jobs: str) -> None:
     ledger.streams.redis.zadd(ledger.streams.prefix + "announcements", {f"failed {job}": 1 for job in jobs})
+
+
+def first_message(ledger: Ledger, notifier: Notifier) -> Document:
+    """One that a job of the tenant `one` has just got."""
+    announce(ledger, "one-1")
+    notifier._make_messages()
+    (known,) = ledger.deliveries.page("one", 10)[0]
+    return known
 
 
 def test_a_tenant_that_has_as_many_messages_as_it_may_delays_no_other(
@@ -65,10 +76,7 @@ def test_a_tenant_that_has_as_many_messages_as_it_may_delays_no_other(
 
 
 def test_a_tenant_has_not_all_threads_whatever_receivers_it_names(ledger: Ledger, notifier: Notifier) -> None:
-    announce(ledger, "one-1")
-    notifier._make_messages()
-    (known,) = ledger.deliveries.page("one", 10)[0]
-    message = read_message(known)
+    message = read_message(first_message(ledger, notifier))
 
     def document(place: int, tenant: str) -> Document:
         delivery = message.delivery.model_copy(update={"id": f"{tenant}-{place}", "url": f"https://{place}.example/"})
@@ -87,9 +95,7 @@ def test_a_backlog_of_one_tenant_is_spread_over_time_and_others_are_sent_in_the_
     ledger: Ledger, notifier: Notifier, epoch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_DUE", 10)
-    announce(ledger, "one-1")
-    notifier._make_messages()
-    (known,) = ledger.deliveries.page("one", 10)[0]
+    known = first_message(ledger, notifier)
     message = read_message(known)
     ledger.deliveries.remove(known.id, "one")
     for place in range(61):
@@ -107,21 +113,16 @@ def test_a_backlog_of_one_tenant_is_spread_over_time_and_others_are_sent_in_the_
     assert len(ledger.deliveries.due(now_ms + module.BUSY_MS - 1000, 100)) == 0
     few = ledger.deliveries.due(notifier._busy_until["slow"] - 10 * module.BUSY_STEP_MS, 100)
     assert len(few) == len(waiting) - 10, "they come one after the other"
-    notifier.close()
 
 
 def test_tenants_that_wait_get_the_next_threads(ledger: Ledger, notifier: Notifier) -> None:
     notifier._sending = {f"{tenant}-{place}": (tenant, ("ops", tenant)) for tenant in "ab" for place in range(8)}
     notifier._busy_until = dict.fromkeys("abc", ledger.now_ms() + 1000)
     assert notifier._share([]) == THREADS // 3
-    notifier.close()
 
 
 def test_messages_that_are_only_kept_take_no_threads_from_a_tenant(ledger: Ledger, notifier: Notifier) -> None:
-    announce(ledger, "one-1")
-    notifier._make_messages()
-    (known,) = ledger.deliveries.page("one", 10)[0]
-    message = read_message(known)
+    message = read_message(first_message(ledger, notifier))
 
     def document(name: str, tenant: str, state: DeliveryState) -> Document:
         delivery = message.delivery.model_copy(update={"id": name, "url": f"https://{name}.example/", "state": state})
@@ -130,16 +131,13 @@ def test_messages_that_are_only_kept_take_no_threads_from_a_tenant(ledger: Ledge
     old = [document(f"old-{place}", f"tenant-{place}", DeliveryState.DELIVERED) for place in range(THREADS)]
     new = [document(f"new-{place}", "one", DeliveryState.PENDING) for place in range(MAX_OF_TENANT)]
     assert notifier._choose([*old, *new]) == (new, [])
-    notifier.close()
 
 
 def test_messages_that_cannot_be_read_hold_up_no_other(
     ledger: Ledger, notifier: Notifier, epoch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_DUE", 3)
-    announce(ledger, "one-1")
-    notifier._make_messages()
-    (known,) = ledger.deliveries.page("one", 10)[0]
+    known = first_message(ledger, notifier)
     for place in range(3):
         ledger.deliveries.add(f"odd-{place}", "odd", "{}", due_ms=0, quota=Quota(10, UNLIMITED))
     begun: list[str] = []
@@ -147,16 +145,13 @@ def test_messages_that_cannot_be_read_hold_up_no_other(
     notifier.step(epoch)
     assert begun == [known.id]
     assert ledger.deliveries.due(ledger.now_ms(), 10) == [], "they are looked at again later"
-    notifier.close()
 
 
 def test_messages_that_cannot_be_forgotten_yet_hold_up_no_other(
     ledger: Ledger, notifier: Notifier, epoch: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module, "MAX_DUE", 3)
-    announce(ledger, "one-1")
-    notifier._make_messages()
-    (known,) = ledger.deliveries.page("one", 10)[0]
+    known = first_message(ledger, notifier)
     message = read_message(known)
     for place in range(3):
         old = message.delivery.model_copy(update={"id": f"old-{place}", "state": DeliveryState.DELIVERED})

@@ -283,16 +283,21 @@ def test_what_is_settled_as_a_drained_job_ends_is_deleted_and_no_lag_is_shown(
     assert status.lag is None
 
 
+def end_by_draining(reading: Reading, client: redis.Redis, key: str) -> None:
+    """Let the job settle three rows, and complete before a keeper sees it."""
+    add(client, key, 0, 3)
+    reading.step()
+    reading.ledger.jobs.drain(JOB)
+    reading.step()
+    reading.settle(0, 3)
+    assert reading.ledger.jobs.finish(reading.ledger.jobs.read(JOB), JobState.COMPLETED, reading.epoch)
+
+
 def test_what_a_drained_job_has_settled_is_deleted_by_the_next_leader_and_when_its_source_is_back(
     ledger: Ledger, redis_client: redis.Redis, settings: CoordinatorSettings, key: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     reading = Reading(ledger, settings, RedisStream(key))
-    add(redis_client, key, 0, 3)
-    reading.step()
-    ledger.jobs.drain(JOB)
-    reading.step()
-    reading.settle(0, 3)
-    assert ledger.jobs.finish(ledger.jobs.read(JOB), JobState.COMPLETED, reading.epoch)
+    end_by_draining(reading, redis_client, key)
     now_ms = ledger.now_ms()
 
     asked: list[object] = []
@@ -318,12 +323,7 @@ def test_drained_jobs_that_have_nothing_deleted_or_are_gone_are_read_once(
     ledger: Ledger, redis_client: redis.Redis, settings: CoordinatorSettings, key: str
 ) -> None:
     reading = Reading(ledger, settings, RedisStream(key, trim=False))
-    add(redis_client, key, 0, 3)
-    reading.step()
-    ledger.jobs.drain(JOB)
-    reading.step()
-    reading.settle(0, 3)
-    assert ledger.jobs.finish(ledger.jobs.read(JOB), JobState.COMPLETED, reading.epoch)
+    end_by_draining(reading, redis_client, key)
     ledger.streams.redis.zadd(f"{ledger.streams.prefix}jobs:drained", {"job-9": ledger.now_ms()})
     assert ledger.streams.drained_jobs(0) == [JOB, "job-9"]
     reading.keeper.step(reading.epoch)

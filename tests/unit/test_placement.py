@@ -10,7 +10,6 @@ import pytest
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
-from batchmill.broker import model_queue_of
 from batchmill.jobs.job import JobForm
 from batchmill.ledger import JobRecord
 from batchmill.ledger.formats.record import JobStage
@@ -24,7 +23,6 @@ from batchmill_coordinator.scheduling.placement import (
     Target,
     chain_timeout_s,
     defer_timeout_s,
-    queue_for,
 )
 
 SETTLE_S = 1.5
@@ -40,18 +38,6 @@ def placed(workers: list[WorkerCapacity], demands: list[Demand], model: str = "a
 
 def test_a_shard_goes_to_a_worker_that_has_its_model() -> None:
     assert placed([EMPTY, WARM], [Demand("a", 1, 5)]) == [Target.MODEL]
-
-
-def test_a_shard_that_begins_with_a_state_goes_to_the_worker_that_has_it_in_memory_while_that_has_a_free_slot() -> None:
-    holder = replace(WARM, name="holder", states=frozenset({"s"}))
-    placement = ShardPlacement([WARM, holder, OTHER], [Demand("a", 0, 5)])
-    assert [placement.place("a", "s") for _ in range(3)] == [Target.STATE, Target.STATE, Target.MODEL]
-    assert queue_for(Target.STATE, "cpu", "a", "s") == model_queue_of("cpu", "s")
-
-
-def test_a_state_that_no_worker_has_in_memory_does_not_matter() -> None:
-    placement = ShardPlacement([EMPTY, WARM], [Demand("a", 0, 5)])
-    assert [placement.place("a", "s"), placement.place("a")] == [Target.MODEL, Target.MODEL]
 
 
 def test_a_cold_model_goes_to_a_worker_with_room() -> None:

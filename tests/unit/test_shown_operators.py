@@ -31,7 +31,6 @@ def test_workers_and_trends_show_no_operators_of_the_service() -> None:
         operators=names,
         revisions=dict.fromkeys(names, "1"),
         shards_at_once=1,
-        states=["c0ffee"],
         pid=1,
         started_at=1.0,
         batches=[BatchChoice(operator=name, units=1.0, rows=1, reason="first") for name in names],
@@ -39,7 +38,6 @@ def test_workers_and_trends_show_no_operators_of_the_service() -> None:
     ledger.fleet.workers.return_value = [worker]
     (shown,) = shown_workers(ledger, lambda _: True)
     assert (shown.operators, list(shown.revisions), [one.operator for one in shown.batches]) == (["echo"],) * 3
-    assert shown.states == []
     point = StoredPoint(job="job-1", at=1, units=1.0, useful_us=1, padding_us=0, idle_us=0, facts=json.dumps({}))
 
     def stored() -> Iterator[tuple[TrendName, list[StoredPoint]]]:

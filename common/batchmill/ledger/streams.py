@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 
 TRIMMED_AT_ONCE = 256
+MAX_DRAINED = 1_000
 
 
 class PushLimits(NamedTuple):
@@ -92,10 +93,13 @@ class StreamLedger:
             return [job_id.decode() for job_id in self._store.redis.zrange(self._keys.streams(), 0, -1)]
 
     def drained_jobs(self, oldest_ms: int) -> list[str]:
-        """The ids of completed jobs whose settled rows were not reported; forget those that ended before."""
+        """The ids of completed jobs whose settled rows were not reported, at most `MAX_DRAINED`, the oldest first.
+
+        Those that ended before `oldest_ms` are forgotten.
+        """
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             pipe.zremrangebyscore(self._keys.drained_jobs(), "-inf", f"({oldest_ms}")
-            pipe.zrange(self._keys.drained_jobs(), 0, -1)
+            pipe.zrange(self._keys.drained_jobs(), 0, MAX_DRAINED - 1)
             _, found = pipe.execute()
         return [job_id.decode() for job_id in found]
 

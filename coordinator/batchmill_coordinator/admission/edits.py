@@ -40,7 +40,10 @@ def edited(dead: DeadRows, edits: Mapping[int, RowEdit]) -> DeadRows:
     try:
         return replace(dead, rows=pa.concat_tables(pieces, promote_options="default"))
     except pa.ArrowException as error:
-        raise InvalidRows(f"the edits give a column values of different types: {error}") from error
+        raise InvalidRows(
+            f"the edits give a column values of different types: {error}",
+            hint="Give each column values of one type in all edits, or replay rows with another type by themselves.",
+        ) from error
 
 
 def _edited_row(row: pa.Table, letter: DeadLetter, edit: RowEdit) -> pa.Table:

@@ -51,11 +51,6 @@ class PoolView:
         return frozenset(model for worker in self.members for model in worker.models | worker.loading)
 
     @property
-    def states(self) -> frozenset[str]:
-        """Return the states that at least one worker has in memory: their queues are consumed."""
-        return frozenset(state for worker in self.members for state in worker.states)
-
-    @property
     def has_spare(self) -> bool:
         """Return whether at least one worker has memory for another model: the spare queue is consumed."""
         return any(worker.has_spare for worker in self.members)
@@ -101,7 +96,6 @@ def _capacity_of(worker: WorkerInfo) -> WorkerCapacity:
         slots=worker.shards_at_once,
         models=frozenset(worker.models),
         loading=frozenset(worker.loading),
-        states=frozenset(worker.states),
         has_spare=worker.has_room,
         load_s=worker.load_s,
         device_type=worker.device_type,

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 def shown_workers(ledger: Ledger, may_see: Callable[[str], bool]) -> list[WorkerInfo]:
     """Return the workers that are present, each with the attempts that it runs of jobs of tenants that one may see.
 
-    Operators that only the service itself uses are left out, and where the states of windows are.
+    Operators that only the service itself uses are left out.
     """
     found = ledger.fleet.workers(ledger.now_ms())
     job_ids = {_job_of(attempt) for worker in found for attempt in worker.running}
@@ -27,7 +27,6 @@ def shown_workers(ledger: Ledger, may_see: Callable[[str], bool]) -> list[Worker
                 "running": [attempt for attempt in worker.running if _job_of(attempt) in mine],
                 "operators": [name for name in worker.operators if _is_shown(name)],
                 "revisions": {name: one for name, one in worker.revisions.items() if _is_shown(name)},
-                "states": [],  # they would show how many jobs with windows others have
                 "batches": [one for one in worker.batches if _is_shown(one.operator)],
             }
         )

@@ -16,4 +16,3 @@ class WorkerCapacity:
     has_spare: bool = True  # memory for another model
     load_s: float = 0.0  # how long loading the slowest of them took
     device_type: str = "cpu"  # the device's model
-    states: frozenset[str] = frozenset()  # of stages, in its memory

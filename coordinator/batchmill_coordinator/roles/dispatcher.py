@@ -203,7 +203,7 @@ class Dispatcher:
                 ref = shards.queue(one.job.id, one.stage, shard_id, epoch)
                 self._seen.drop(one.key)
                 if ref is not None:
-                    queue = queue_for(target, name, models[one.key], one.state_key)
+                    queue = queue_for(target, name, models[one.key])
                     spec = one.job.spec
                     stage_name = spec.name_in_chain(one.stage.number)
                     self._publisher.publish(one.spec.operator, queue, ref, spec.name, stage_name)
@@ -234,7 +234,7 @@ class Dispatcher:
             chosen = next_job(latest_stages(candidates.values()), now_s, turns.load)
             key = chosen.key
             model = models[key]
-            target = placement.place(model, by_key[key].state_key)
+            target = placement.place(model)
             if target is Target.DEFER:
                 deferred.add(model)
                 candidates = {key: other for key, other in candidates.items() if models[key] != model}

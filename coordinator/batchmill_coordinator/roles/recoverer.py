@@ -166,14 +166,13 @@ class Recoverer:
     def _empty_abandoned_queues(self, pool: str, stages: list[JobStage], view: PoolView, epoch: int) -> None:
         """Take messages out of queues that no worker consumes any more, so that their shards are dispatched again.
 
-        A queue is watched from when its model, or the stage whose state it is for, has a shard in flight until it has
-        none, nobody consumes from it, and it is found empty.
+        A queue is watched from when its model has a shard in flight until it has none, nobody consumes from it, and it
+        is found empty.
         """
-        consumed = {model_queue_of(pool, name) for name in view.models | view.states}
+        consumed = {model_queue_of(pool, model) for model in view.models}
         if view.has_spare:
             consumed.add(spare_queue_of(pool))
         wanted = {model_queue_of(pool, model) for model in self._names.of(stages).values()}
-        wanted |= {model_queue_of(pool, one.state_key) for one in stages if one.state_key}
         wanted.add(spare_queue_of(pool))
         watched = self._queues.get(pool, set()) | wanted
         kept = (wanted if stages else set()) | (watched & consumed)

@@ -10,9 +10,6 @@ which those with memory for another model consume; and one from which all consum
 3. to its model's queue as well when its workers are busy: half as many shards may wait as are running, so that no
    worker becomes idle.
 
-A shard that begins with a state goes before all this to the queue of the state, while a worker that has it in memory
-has a free slot: reading a large one takes seconds.
-
 Otherwise it is deferred: it stays in the ledger, where it takes no share of the pool's window, and is asked for again
 at the next step. What would make a busy worker drop the model that others are waiting for, a *displacement*, is
 deferred longest: until the model has waited `timeout_s`, a multiple of what loading costs. So the share of time that
@@ -57,7 +54,6 @@ MAX_DEFER_TIMEOUT_S = 30.0
 class Target(Enum):
     """Where a shard goes."""
 
-    STATE = auto()  # to the queue of the state that it begins with
     MODEL = auto()  # to the queue of its model
     SPARE = auto()  # to the queue of the workers with memory for another model
     POOL = auto()  # to the pool's queue
@@ -110,25 +106,21 @@ class ShardPlacement:
         for model in sorted(self._demands, key=lambda model: len(self._warm[model])):
             self._assign(model, self._in_flight[model])
 
-    def place(self, model: str, state: str = "") -> Target:
-        """Target the next shard of a model goes. state: what it begins with; "": nothing, or it does not matter."""
-        holder = self._holder(state) if state else None
-        target, worker = self._decide(self._demands[model]) if holder is None else (Target.STATE, holder)
+    def place(self, model: str) -> Target:
+        """Target the next shard of a model goes."""
+        target, worker = self._decide(self._demands[model])
         if target is Target.DEFER:
             return target
         self._in_flight[model] += 1
         self._backlog[model] -= 1
         if worker is not None:
             worker.used += 1
-        if target not in (Target.MODEL, Target.STATE):
+        if target is not Target.MODEL:
             if worker is not None:
                 worker.loading.add(model)
         elif worker is None:
             self._waiting[model] += 1
         return target
-
-    def _holder(self, state: str) -> _Reserved | None:
-        return _least_loaded(one for one in self._workers if state in one.capacity.states and one.has_free_slot)
 
     def is_warm(self, model: str) -> bool:
         """Return whether some worker has the model."""
@@ -265,11 +257,9 @@ def _least_loaded(workers: Iterable[_Reserved]) -> _Reserved | None:
     return min(workers, key=lambda worker: worker.used, default=None)
 
 
-def queue_for(target: Target, pool: str, model: str, state: str = "") -> str:
+def queue_for(target: Target, pool: str, model: str) -> str:
     """Return the Celery queue for a shard that is not deferred."""
     match target:
-        case Target.STATE:
-            return model_queue_of(pool, state)
         case Target.MODEL:
             return model_queue_of(pool, model)
         case Target.SPARE:

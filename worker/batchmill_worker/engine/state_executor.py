@@ -14,10 +14,9 @@ import numpy as np
 from batchmill.columns import rows_of
 from batchmill.jobs.dead_letters import json_value
 from batchmill.jobs.shard import is_of_shard_before, part_of
-from batchmill.jobs.stateful.step import state_folder, state_key, state_name
+from batchmill.jobs.stateful.step import state_folder, state_name
 from batchmill_worker.engine.executor import ALL_DEFAULTS
 from batchmill_worker.engine.shard_result import BatchTiming, ShardResult
-from batchmill_worker.models.held_states import HeldStates
 from batchmill_worker.runtime.device_time import DeviceTimeMeter
 from batchmill_worker.runtime.failures import DeadRow, Failure
 from batchmill_worker.runtime.trace import NO_TRACE, Phase, Recorder
@@ -74,13 +73,10 @@ class StatefulResults:
 class StateExecutor:
     """Runs the shards of operators of the kind `STATE`; see `Executor`. They do not use the device."""
 
-    def __init__(
-        self, blobs: BlobStore, clock: Clock, trace: Recorder = NO_TRACE, held: HeldStates | None = None
-    ) -> None:
+    def __init__(self, blobs: BlobStore, clock: Clock, trace: Recorder = NO_TRACE) -> None:
         self._blobs = blobs
         self._clock = clock
         self._trace = trace
-        self._held = held or HeldStates()
 
     def run(self, operator: ReadyOperator, table: pa.Table, task: ShardTask = ALL_DEFAULTS) -> ShardResult:
         """Run all rows of a shard, unless `task.should_stop` is true before.
@@ -96,14 +92,9 @@ class StateExecutor:
         ref, step = task.ref, task.step
         own = state_name(ref.job_id, ref.stage, part_of(ref.shard_id, ref.token))
         before = state_name(ref.job_id, ref.stage, step.before) if step.before else ""
-        reads: list[str] = []
-
-        def load() -> bytes:
-            reads.append(before)
-            data: bytes = self._blobs.get(before).to_pybytes()
-            return data
-
-        given = StatefulRows(table.slice(0, table.num_rows - 1), step, before, own, load)
+        given = StatefulRows(
+            table.slice(0, table.num_rows - 1), step, before, own, lambda: self._blobs.get(before).to_pybytes()
+        )
         started = self._clock.monotonic()
         usage = task.usage or DeviceTimeMeter().open()
         with (
@@ -116,7 +107,6 @@ class StateExecutor:
                 if is_of_shard_before(name, step.obsolete):
                     self._blobs.delete(name)
         operator.has_succeeded = True
-        self._held.note(state_key(ref.job_id, ref.stage), is_held=not (reads or step.is_last))
         busy_s = self._clock.monotonic() - started
         every = np.arange(table.num_rows, dtype=np.int64)
         timing = BatchTiming(table.num_rows, table.num_rows, table.num_rows, busy_s)

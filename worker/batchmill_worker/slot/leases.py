@@ -105,19 +105,16 @@ class Heartbeat:
     def drain(self) -> None:
         """Stop every attempt at its next batch, and have the dispatcher send no more shards for loaded models."""
         self._draining.set()
-        self.show_models([], [], [], has_room=False, load_s=0.0)
+        self.show_models([], [], has_room=False, load_s=0.0)
 
-    def show_models(
-        self, models: Sequence[str], loading: Sequence[str], states: Sequence[str], *, has_room: bool, load_s: float
-    ) -> None:
-        """Announce the models and states that the worker takes shards for, soon and from the heartbeat's own thread.
+    def show_models(self, models: Sequence[str], loading: Sequence[str], *, has_room: bool, load_s: float) -> None:
+        """Announce the models that the worker takes shards for, soon and from the heartbeat's own thread.
 
         A worker that drains announces none.
         """
         if self._draining.is_set():
-            models, loading, states, has_room = [], [], [], False
-        lists = {"models": list(models), "loading": list(loading), "states": list(states)}
-        shown = {**lists, "has_room": has_room, "load_s": load_s}
+            models, loading, has_room = [], [], False
+        shown = {"models": list(models), "loading": list(loading), "has_room": has_room, "load_s": load_s}
         with self._lock:
             if all(getattr(self._worker, name) == value for name, value in shown.items()):
                 return

@@ -1,8 +1,5 @@
 """The queues that a worker consumes from besides its pool's: one for each loaded model, and one while it has room.
 
-The state of a stage that it has in memory has a queue of its own, like a model. When another process continues from a
-state, it is no longer announced, but its queue is consumed for a while: what was under way is not sent again.
-
 1. When a model begins to load, its queue is added to the consumer. A BRPOP that is already waiting does not include
    the queue; it ends after at most a second, mostly long before the model is loaded.
 2. When the model is loaded and its queue has settled, it is announced, and the dispatcher may send shards to the queue.
@@ -28,15 +25,10 @@ from batchmill_worker.runtime.slot_board import NEVER, Pulse
 from batchmill_worker.slot.leases import PULSE_S
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
-
     from batchmill_worker.slot.leases import Heartbeat
 
 SETTLE_S = 1.5
 """Longer than a BRPOP waits, which is a second."""
-
-LINGER_S = 5.0
-"""For how long the queue of a state is consumed that is not announced any more."""
 
 NOTHING = LoadedModels((), (), has_room=True, load_s=0.0)
 
@@ -50,27 +42,20 @@ class ModelQueues:
         self._clock = clock or SystemClock()
         self._consumer: Any = None  # Celery's
         self._models = NOTHING
-        self._states: Collection[str] = ()
-        self._state_queues: set[str] = set()  # of states that are in memory, or were a moment ago
-        self._left_at: dict[str, float] = {}  # the latter, by when it was found that they are not any more
         self._since = {spare_queue_of(pool): float("-inf")}  # consumed queues, by when they were added
 
     def follow(self, models: LoadedModels) -> None:
         """Note that the loaded models have changed. Safe in any thread."""
         self._models = models
-        self._sync_soon()
-
-    def follow_states(self, states: Collection[str]) -> None:
-        """Note which states of stages are in memory. Safe in any thread."""
-        self._states = states
-        self._sync_soon()
+        consumer = self._consumer
+        if consumer is not None:
+            consumer.call_soon(self.sync)
 
     def attach(self, consumer: Any) -> None:
         """Use this consumer, which has started, or restarted after an outage of the broker."""
         self._consumer = consumer
-        self._left_at = {}  # counted anew: the timers of the previous connection are lost
         self.sync()
-        self._later()
+        self._later()  # the timers of the previous connection are lost
         board = self._heartbeat.board
         board.mark(Pulse.CONSUMER)
         consumer.timer.call_repeatedly(PULSE_S, board.mark, (Pulse.CONSUMER,))
@@ -83,26 +68,15 @@ class ModelQueues:
         """Add and cancel queues as needed, and announce what has settled. Call it in the consumer's thread."""
         if self._consumer.task_consumer is None:  # its connection is lost; `attach` is called when there is a new one
             return
-        now, models, states = self._clock.monotonic(), self._models, self._states
+        now, models = self._clock.monotonic(), self._models
         wanted = {model_queue_of(self._pool, model) for model in (*models.ready, *models.loading)}
-        wanted |= self._queues_of_states(states, now)
         if models.has_room:
             wanted.add(spare_queue_of(self._pool))
-        self._announce(models, states, now)
+        self._announce(models, now)
         for queue in wanted:
             self._want(queue, now)
         for queue in self._since.keys() - wanted:
             self._drop(queue)
-
-    def _queues_of_states(self, states: Collection[str], now: float) -> set[str]:
-        held = {model_queue_of(self._pool, state) for state in states}
-        before = self._left_at
-        left = {queue: before.get(queue, now) for queue in self._state_queues - held}
-        self._left_at = {queue: at for queue, at in left.items() if now - at < LINGER_S}
-        if self._left_at.keys() - before.keys():  # once for each: a timer that sets the next one would never end
-            self._consumer.timer.call_after(LINGER_S + 0.01, self.sync)
-        self._state_queues = held | self._left_at.keys()
-        return self._state_queues
 
     def _want(self, queue: str, now: float) -> None:
         if queue in self._since:
@@ -118,21 +92,15 @@ class ModelQueues:
         self._consumer.app.amqp.queues.pop(queue, None)
         del self._since[queue]
 
-    def _announce(self, models: LoadedModels, states: Collection[str], now: float) -> None:
+    def _announce(self, models: LoadedModels, now: float) -> None:
         def has_settled(queue: str) -> bool:
             return now - self._since.get(queue, now) >= SETTLE_S
 
         # in an order that does not change with each use: every change is announced, and has the leader read the fleet
         ready = sorted(model for model in models.ready if has_settled(model_queue_of(self._pool, model)))
         loading = sorted(model for model in (*models.ready, *models.loading) if model not in ready)
-        held = sorted(state for state in states if has_settled(model_queue_of(self._pool, state)))
         has_room = models.has_room and has_settled(spare_queue_of(self._pool))
-        self._heartbeat.show_models(ready, loading, held, has_room=has_room, load_s=models.load_s)
-
-    def _sync_soon(self) -> None:
-        consumer = self._consumer
-        if consumer is not None:
-            consumer.call_soon(self.sync)
+        self._heartbeat.show_models(ready, loading, has_room=has_room, load_s=models.load_s)
 
     def _later(self) -> None:
         self._consumer.timer.call_after(SETTLE_S + 0.01, self.sync)

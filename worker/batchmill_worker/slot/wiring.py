@@ -27,7 +27,6 @@ from batchmill_worker.engine.state_executor import StateExecutor
 from batchmill_worker.engine.store_executor import StoreExecutor
 from batchmill_worker.engine.trend_recorder import TrendRecorder
 from batchmill_worker.metering.process import begin_counting
-from batchmill_worker.models.held_states import HeldStates
 from batchmill_worker.models.model_memory import MIB, default_budget, slot_memory
 from batchmill_worker.models.operator_cache import OperatorCache
 from batchmill_worker.models.setup_context import SetupContext
@@ -120,7 +119,7 @@ def build_slot_context(settings: WorkerSettings, identity: SlotIdentity, board_f
     device, clock, price_nano = DeviceLock(), SystemClock(), hourly_price_nano(settings, identity)
     requests = RequestExecutor(device, clock, trace, traffic.is_recent)
     batches = BatchExecutor(device, memory=memory_of(worker.device), trace=trace)
-    states = StateExecutor(workspace.blobs, clock, trace, HeldStates(queues.follow_states))
+    states = StateExecutor(workspace.blobs, clock, trace)
     executors = Executors(batches, StoreExecutor(clock, trace), requests, states)
     urgent = BatchExecutor(device, memory=memory_of(worker.device), trace=trace, is_urgent=True)
     answers = LaneAnswers(urgent, requests, ControllerCache(ledger.profiles, worker.device))

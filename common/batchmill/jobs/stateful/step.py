@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,11 +40,6 @@ class StateStep(NamedTuple):
 def state_name(job_id: str, stage: int, part: str) -> str:
     """Name the blob with the state that an attempt has left. part: what the ledger calls its results."""
     return f"{state_folder(job_id)}/{stage}/{part}"
-
-
-def state_key(job_id: str, stage: int) -> str:
-    """Return 16 hexadecimal digits for the state of a stage, by which workers say that they have it in memory."""
-    return hashlib.sha256(f"{job_id}|{stage}".encode()).hexdigest()[:16]
 
 
 def state_folder(job_id: str) -> str:

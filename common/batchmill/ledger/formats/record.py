@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple, get_type_hints
 from batchmill.jobs.cost import Spent, sums
 from batchmill.jobs.job import DEFAULT_TENANT, JobError, JobSpec, JobState, StageSpec
 from batchmill.jobs.sink import PUBLISH_OPERATOR
-from batchmill.jobs.stateful.step import state_key
 from batchmill.jobs.status import TokenSums
 from batchmill.ledger.formats.encodings import CommitInterval, parse_paces
 
@@ -230,11 +229,6 @@ class JobStage(NamedTuple):
         while behind < len(stages) and stages[behind].joins:
             behind += 1
         return stages[self.stage.number : behind]
-
-    @property
-    def state_key(self) -> str:
-        """How workers name the state that its next shard begins with; "" for a stage that keeps none."""
-        return state_key(*self.key) if self.spec.keeps_state else ""
 
     @property
     def may_be_awaited(self) -> bool:

@@ -72,6 +72,8 @@ class AttemptStore:
             if not loaded.early.is_set():
                 self._shards.save_checkpoint(loaded.shard.ref, name)
                 loaded.early.set()
+        except StaleToken:  # another attempt has the shard: only the commit of a straggler counts, no part of it
+            self._blobs.delete(name)
         except BatchmillError as error:
             log.warning("what is done of shard %s is not saved yet: %s", loaded.shard.ref.attempt_key, error)
 

@@ -1,4 +1,4 @@
-"""The queues of states that a process has in memory: consumed while it has them, and for a moment afterwards."""
+"""The queues of the models that a process has loaded: what is consumed, and what is announced when."""
 
 from __future__ import annotations
 
@@ -6,13 +6,12 @@ from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any, cast
 
 from batchmill.broker import model_queue_of
-from batchmill_worker.slot.model_queues import LINGER_S, SETTLE_S, ModelQueues
+from batchmill_worker.models.operator_cache import LoadedModels
+from batchmill_worker.slot.model_queues import SETTLE_S, ModelQueues
 from support.hand_clock import HandClock
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-
-QUEUE = model_queue_of("default", "state")
 
 
 class Slot:
@@ -20,7 +19,7 @@ class Slot:
 
     def __init__(self) -> None:
         self.consumed: set[str] = set()
-        self.announced: list[str] = []
+        self.announced: list[tuple[list[str], list[str]]] = []
         self.timers: list[tuple[float, Callable[[], None]]] = []
         self.clock = HandClock()
         board = SimpleNamespace(mark=lambda *_: None)
@@ -48,8 +47,9 @@ class Slot:
     def _call_after(self, seconds: float, call: Callable[[], None]) -> None:
         self.timers.append((self.clock.monotonic() + seconds, call))
 
-    def _show(self, _models: list[str], _loading: list[str], states: list[str], **_: object) -> None:
-        self.announced = states
+    def _show(self, models: list[str], loading: list[str], **_: object) -> None:
+        if self.announced[-1:] != [(models, loading)]:
+            self.announced.append((models, loading))
 
 
 class _Queues(dict[str, object]):
@@ -57,47 +57,27 @@ class _Queues(dict[str, object]):
         self[queue.name] = queue
 
 
-def test_a_state_is_announced_when_its_queue_has_settled() -> None:
+def loaded(*names: str) -> LoadedModels:
+    return LoadedModels(names, (), has_room=True, load_s=1.0)
+
+
+def test_a_model_is_announced_when_its_queue_has_settled() -> None:
     slot = Slot()
-    slot.queues.follow_states(["state"])
-    assert (QUEUE in slot.consumed, slot.announced) == (True, [])
+    slot.queues.follow(loaded("a"))
+    assert model_queue_of("default", "a") in slot.consumed
     slot.pass_time(SETTLE_S + 0.1)
-    assert slot.announced == ["state"]
+    assert slot.announced == [([], []), ([], ["a"]), (["a"], [])]
+    slot.queues.follow(loaded())
+    assert model_queue_of("default", "a") not in slot.consumed
 
 
-def test_the_queue_of_a_state_that_was_held_for_long_is_consumed_for_a_while_afterwards() -> None:
+def test_models_that_take_turns_are_announced_once() -> None:
+    """Each announcement has the leader read the fleet."""
     slot = Slot()
-    slot.queues.follow_states(["state"])
-    slot.pass_time(10 * LINGER_S)
-    slot.queues.follow_states([])
-    assert (QUEUE in slot.consumed, slot.announced) == (True, [])
-    slot.pass_time(LINGER_S - 0.1)
-    slot.queues.sync()
-    assert QUEUE in slot.consumed
-    slot.pass_time(0.2)
-    assert QUEUE not in slot.consumed
-
-
-def test_states_that_come_and_go_leave_no_timers_behind() -> None:
-    slot = Slot()
-    for _ in range(100):
-        slot.queues.follow_states(["b"])
-        slot.pass_time(0.5)
-        slot.queues.follow_states(["a"])
-        slot.pass_time(0.5)
-    assert len(slot.timers) < 20
-    slot.queues.follow_states([])
-    slot.pass_time(2 * LINGER_S)
-    assert (slot.timers, slot.consumed) == ([], set())
-
-
-def test_what_was_left_before_an_outage_is_not_consumed_for_ever() -> None:
-    slot = Slot()
-    slot.queues.follow_states(["state"])
-    slot.pass_time(LINGER_S)
-    slot.queues.follow_states([])
-    slot.timers.clear()
-    slot.queues.attach(slot.consumer)
-    assert QUEUE in slot.consumed
-    slot.pass_time(LINGER_S + 0.1)
-    assert QUEUE not in slot.consumed
+    slot.queues.follow(loaded("a", "b"))
+    slot.pass_time(SETTLE_S + 0.1)
+    before = len(slot.announced)
+    for names in (("b", "a"), ("a", "b"), ("b", "a")):
+        slot.queues.follow(loaded(*names))
+    assert slot.announced[before:] == []
+    assert slot.announced[-1] == (["a", "b"], [])
