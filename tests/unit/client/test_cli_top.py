@@ -157,7 +157,8 @@ def test_in_a_pipe_top_is_one_plain_look(run: Callable[..., Result], job: str) -
     pools, jobs, workers = done.stdout.split("\n\n")
     assert pools.splitlines()[1].split("\t") == ["default", "1", "", "2 of 2", "3", "4", "12,345", "1.5 s", "1"]
     assert jobs.splitlines()[1].split("\t")[:3] == [job, "running", "[bold]mine"]
-    assert workers.splitlines()[1].startswith("cpu0@here\tdefault\tcpu\t0 of 1")
+    # The worker may have said last that it was busy, in the test before.
+    assert re.match(r"cpu0@here\tdefault\tcpu\t[01] of 1", workers.splitlines()[1])
     assert "\x1b" not in done.stdout
 
 
