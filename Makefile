@@ -15,7 +15,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 
 BASE ?= main
 
-.PHONY: help demo test test-unit test-hostile test-slow test-wheel test-system chaos chaos-short coverage check lint types layers \
+.PHONY: help demo test test-unit test-hostile test-slow test-wheel test-system chaos chaos-short partition coverage check lint types layers \
         format docs changelog bench bench-figures bench-before bench-compare gpu-check gpu-tree wheel release-check clean ledger-calls
 
 help: ## List what can be done
@@ -42,11 +42,14 @@ test-slow: $(STAMPS)/test ## Run the slow ones: outages, what a user does
 	$(BIN)/python -m pytest tests/slow tests/acceptance
 	$(BIN)/python -m pytest -m slow
 
-chaos-short: $(STAMPS)/test ## Break a service at random for a minute, twice, then compare every row
+chaos-short: $(STAMPS)/test ## Break a service at random for a minute each in several ways, then compare every row
 	$(BIN)/python -m pytest tests/chaos
 
 chaos: $(STAMPS)/test ## The same for DURATION=10 minutes from SEED=…, S3=1 in a bucket, into REPORT=chaos-report.json
 	PYTHONPATH=tests $(BIN)/python -m chaos.run --minutes $(DURATION) --report $(REPORT) $(if $(SEED),--seed $(SEED)) $(if $(S3),--s3)
+
+partition: $(STAMPS)/test ## Cut machines off for DURATION=10 minutes, then compare every row; as root on Linux
+	PYTHONPATH=tests $(BIN)/python -m chaos.run --partitions --minutes $(DURATION) --report $(REPORT) $(if $(SEED),--seed $(SEED))
 
 coverage: $(STAMPS)/dev ## Run `make test` and measure which lines and branches it covers, those of services included
 	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile --cov --cov-report=term:skip-covered

@@ -1,4 +1,4 @@
-"""Processes that are killed, frozen, told to end, or cut off from the network."""
+"""Processes that are killed, frozen, or told to end."""
 
 from __future__ import annotations
 
@@ -115,40 +115,3 @@ class LeaderFaults(FaultSet):
         """Return the leader, unless it has ended and the ledger does not know yet."""
         leader = self.cluster.leader()
         return leader if leader is not None and leader.process.poll() is None else None
-
-
-class PartitionFaults(FaultSet):
-    """Networks that lose all packets: for a cluster whose processes have networks of their own."""
-
-    def _do_cut_off_worker(self) -> Struck:
-        return self._cut_off("cut_off_worker", WORKER, self.chance.choice(sorted(self.cluster.supervisors)))
-
-    def _do_cut_off_leader(self) -> Struck | None:
-        leader = self.cluster.leader()
-        return None if leader is None else self._cut_off("cut_off_leader", LEADER, leader.name)
-
-    def _do_flap_worker(self) -> Struck:
-        return self._flap("flap_worker", WORKER, self.chance.choice(sorted(self.cluster.supervisors)))
-
-    def _do_flap_leader(self) -> Struck | None:
-        leader = self.cluster.leader()
-        return None if leader is None else self._flap("flap_leader", LEADER, leader.name)
-
-    def _flap(self, kind: str, target: str, name: str) -> Struck:
-        """Cut a network off and on again, for shorter and for longer than a lease lasts; it ends connected."""
-        network, after_s = self.cluster.networks[name], 0.0
-        fault = Struck(kind, target, f"the network of {name}", time.time())
-        network.cut()
-        for _ in range(self.chance.randrange(2, 6)):
-            after_s += self.chance.uniform(0.2, 1.5 * LEASE_S)
-            self.repairs.after(after_s, fault, network.heal)
-            after_s += self.chance.uniform(0.1, 1.0)
-            self.repairs.after(after_s, fault, network.cut)
-        return self.repairs.after(after_s + self.chance.uniform(0.2, 1.5 * LEASE_S), fault, network.heal)
-
-    def _cut_off(self, kind: str, target: str, name: str) -> Struck:
-        network = self.cluster.networks[name]
-        network.cut()
-        # the name of the process itself would say that it is away
-        fault = Struck(kind, target, f"the network of {name}", time.time())
-        return self.repairs.after(self.chance.uniform(1.0, 3 * LEASE_S), fault, network.heal)

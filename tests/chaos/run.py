@@ -8,7 +8,7 @@
 4. Everything is repaired; all jobs must end.
 5. Every row, counter, output and leftover is compared with what it must be.
 
-With `--s3` the blobs are in a bucket of an S3 server, which breaks as well. Then no machine has a network of its own,
+With `--partitions` nothing but the links of machines breaks. With `--s3` the blobs are in a bucket of an S3 server, which breaks as well. Then no machine has a network of its own,
 and no bit of a stored file changes.
 
 The seed fixes jobs and faults and how long after one another they strike, not what they meet.
@@ -39,7 +39,8 @@ from chaos.damage_faults import DamageFaults, judge_damage
 from chaos.disk_faults import DiskFaults
 from chaos.faults import DATA, MESSAGE, STORE, Faults, Repairs
 from chaos.message_faults import MessageFaults
-from chaos.process_faults import LeaderFaults, PartitionFaults, WorkerFaults
+from chaos.partition_faults import PartitionFaults
+from chaos.process_faults import LeaderFaults, WorkerFaults
 from chaos.pulse import Pulse, spread
 from chaos.store_faults import ClockFaults, StoreFaults
 from chaos.stream_users import StreamUsers
@@ -65,17 +66,19 @@ SETTINGS = {
 CALM_S = 3.0  # before the first fault
 
 
-def chaos(seed: int, seconds: float, folder: Path, *, in_bucket: bool = False) -> dict[str, Any]:
+def chaos(
+    seed: int, seconds: float, folder: Path, *, in_bucket: bool = False, only_partitions: bool = False
+) -> dict[str, Any]:
     """Run for that long, and judge; the report. Logs and outputs are left in `folder`.
 
-    in_bucket: whether the blobs are in a bucket.
+    in_bucket: whether the blobs are in a bucket. only_partitions: whether nothing but the links of machines breaks.
     """
     for name in ("journal", "out", "in", "empty"):
         (folder / name).mkdir()
     with ExitStack() as stack:
         environment = stack.enter_context(pytest.MonkeyPatch.context())
         environment.setenv(JOURNAL, str(folder / "journal"))
-        means = Means.of(folder, stack)
+        means = Means(networks=True, disks=None, clock_library=None) if only_partitions else Means.of(folder, stack)
         settings: dict[str, object] = dict(SETTINGS)
         if in_bucket:
             environment.setenv("AWS_ACCESS_KEY_ID", "chaos")
@@ -88,7 +91,9 @@ def chaos(seed: int, seconds: float, folder: Path, *, in_bucket: bool = False) -
         cluster.start(coordinators=2, slots=(2, 1))
         users, pulse, repairs = Users(cluster, folder, seed), Pulse(cluster), Repairs()
         chance = random.Random(seed)
-        faults = Faults(cluster, chance, repairs, means.fault_sets(cluster, chance, repairs, users))
+        partitions = PartitionFaults(cluster, chance, repairs)
+        sets = [partitions] if only_partitions else means.fault_sets(cluster, chance, repairs, users)
+        faults = Faults(cluster, chance, repairs, sets)
         streams = StreamUsers(cluster, users.losses)
         pulse.start()
         users.start()
@@ -113,7 +118,8 @@ def chaos(seed: int, seconds: float, folder: Path, *, in_bucket: bool = False) -
         verdict.broken += users.complaints + streams.complaints + repairs.complaints
     found = {"seed": seed, "seconds": seconds, "settled_s": round(settled_s, 1), "holds": verdict.holds}
     counts = _counts(verdict, users, folder / "journal")
-    return found | counts | {"means_that_are_missing": means.missing()} | _story(faults, pulse, skipped)
+    missing = [] if only_partitions else means.missing()
+    return found | counts | {"means_that_are_missing": missing} | _story(faults, pulse, skipped)
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,15 +304,20 @@ def summary(report: dict[str, Any]) -> str:
 @click.option("--seed", type=int, help="Fixes jobs and faults.  [default: by chance]")
 @click.option("--minutes", type=float, default=10.0, show_default=True, help="How long faults strike.")
 @click.option("--s3", "in_bucket", is_flag=True, help="Keep the blobs in a bucket, which breaks as well.")
+@click.option("--partitions", "only_partitions", is_flag=True, help="Break nothing but the links of machines.")
 @click.option("--report", type=click.Path(path_type=Path), default=Path("chaos-report.json"), show_default=True)
-def main(seed: int | None, minutes: float, in_bucket: bool, report: Path) -> None:
+def main(seed: int | None, minutes: float, in_bucket: bool, only_partitions: bool, report: Path) -> None:
     """Break a service at random for a while, then compare every row with what it must be."""
+    if only_partitions and (in_bucket or not networks_are_permitted()):
+        raise click.UsageError("networks of their own need Linux, root, ip, unshare and nsenter, and no bucket")
     chosen = seed if seed is not None else random.SystemRandom().randrange(10**6)
     click.echo(f"chaos: seed {chosen}, {minutes:g} minutes", err=True)
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder:
         logs = report.with_name(f"{report.stem}-logs")
         try:
-            found = chaos(chosen, minutes * 60, Path(folder), in_bucket=in_bucket)
+            found = chaos(
+                chosen, minutes * 60, Path(folder), in_bucket=in_bucket, only_partitions=only_partitions
+            )
         finally:
             shutil.copytree(Path(folder) / "logs", logs, dirs_exist_ok=True)
         report.write_text(json.dumps(found, indent=1) + "\n")

@@ -10,7 +10,7 @@ import pytest
 from batchmill.fleet import WorkerInfo
 from batchmill.operators.contract import OperatorInfo
 from batchmill.operators.model_key import profile_name
-from batchmill_coordinator.fleet.device_paces import DevicePaces
+from batchmill_coordinator.fleet.device_paces import MAX_STAGES, DevicePaces
 from batchmill_coordinator.fleet.pools import view_pools
 from support.records import spec_of
 
@@ -59,6 +59,27 @@ def test_a_pool_of_several_types_counts_as_workers_like_its_slowest(ledger: Ledg
     learn(ledger, SLOW, 0.008)
     assert paces.workers(STAGE, pool(FAST, SLOW)) == pytest.approx(9)
     assert paces.workers(STAGE, pool(FAST, FAST)) == 2
+
+
+def test_however_many_stages_there_are_their_profiles_are_looked_for_once(
+    ledger: Ledger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    learn(ledger, FAST, 0.001)
+    learn(ledger, SLOW, 0.008)
+    commands: list[str] = []
+    execute = ledger._store.redis.execute_command
+
+    def noted(*command: Any, **options: Any) -> Any:
+        commands.append(command[0])
+        return execute(*command, **options)
+
+    monkeypatch.setattr(ledger._store.redis, "execute_command", noted)
+    paces = DevicePaces(ledger, cast("Any", Fleet()))
+    for number in range(2 * MAX_STAGES):
+        other = spec_of(operator="echo", params={"number": number}).first
+        assert paces.workers(other, pool(FAST, SLOW)) == 2
+    assert paces.workers(STAGE, pool(FAST, SLOW)) == pytest.approx(9)
+    assert commands == ["HKEYS", "HMGET"]
 
 
 def test_a_pool_counts_its_workers_while_nothing_is_known_or_can_be_read(ledger: Ledger) -> None:

@@ -28,7 +28,7 @@ from batchmill.ledger.formats.keys import Keys
 from batchmill.processes.parent_death import die_with_parent
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
-from support.networks import Network
+from support.networks import Router
 from support.operators.path import OPERATORS_FOLDER
 from support.outputs import manifest_path
 from support.waiting import until
@@ -36,6 +36,7 @@ from support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
 
+    from support.networks import Network
     from support.stepped_clock import SteppedClock
 
 T = TypeVar("T")
@@ -46,6 +47,7 @@ LEASE_S = 2.0
 LEADER_LEASE_S = 2.0
 STOP_S = 30.0
 KEYS = Keys("batchmill:")
+VALKEY, VALKEY_PORT = "valkey", 6379  # the port in a network of its own
 
 
 @dataclass(slots=True)
@@ -80,8 +82,8 @@ class Cluster:
     """A Valkey that keeps its data, any number of coordinators and supervisors, and clients. A context manager.
 
     folder: where logs and blobs lie. operators: modules that the workers import. settings: more `BATCHMILL_…`
-    settings, without the prefix, such as `BLOB_ROOT` for blobs in a bucket. clock: the Valkey's. apart: whether each
-    coordinator and supervisor has a network of its own, in `networks`. Processes are tied to the thread that starts
+    settings, without the prefix, such as `BLOB_ROOT` for blobs in a bucket. clock: the Valkey's. apart: whether the
+    Valkey and each coordinator and supervisor have networks of their own, in `networks`. Processes are tied to the thread that starts
     them: start all in one that lasts.
     """
 
@@ -97,7 +99,7 @@ class Cluster:
         self.folder = folder
         self.clock = clock
         self.networks: dict[str, Network] = {}
-        self._apart = apart
+        self._router = Router() if apart else None
         self.coordinators: dict[str, Running] = {}
         self.supervisors: dict[str, Running] = {}
         self.valkey: Running | None = None
@@ -156,8 +158,10 @@ class Cluster:
     def start_valkey(self, *flags: str, wait: bool = True) -> None:
         """Start Valkey over its append-only file; returns when it answers, or without `wait` at once."""
         self.socket.unlink(missing_ok=True)
-        command = [*valkey_command(self.valkey_folder, self.socket), *flags]
-        self.valkey = self._start("valkey", command, self._clock_env())
+        network = self._network(VALKEY)
+        options = ["--port", str(VALKEY_PORT), "--protected-mode", "no"] if network else []
+        command = [*valkey_command(self.valkey_folder, self.socket), *options, *flags]
+        self.valkey = self._start(VALKEY, command, self._clock_env(), network)
         if wait:
             until(self.answers, "Valkey's start")
 
@@ -174,12 +178,13 @@ class Cluster:
             self._runtime / f"replica-{self._started}.sock",
         )
         folder.mkdir()
+        network = self._network(VALKEY)
         with self.redis() as old:
-            port = free_port()
+            port = VALKEY_PORT if network else free_port()
             old.config_set("port", port)
             old.config_set("repl-diskless-sync-delay", 0)
-            flags = ["--replicaof", "127.0.0.1", str(port)]
-            replica = self._start("valkey", [*valkey_command(folder, path), *flags], self._clock_env())
+            flags = ["--replicaof", "127.0.0.1", str(port), "--protected-mode", "no"]
+            replica = self._start(VALKEY, [*valkey_command(folder, path), *flags], self._clock_env(), network)
             until(path.exists, "the replica's start")
             with redis.Redis(unix_socket_path=str(path), decode_responses=True, socket_timeout=5) as new:
                 until(lambda: new.info("replication")["master_link_status"] == "up", "the replica's first copy")
@@ -190,6 +195,9 @@ class Cluster:
         time.sleep(stale_s)
         primary.process.kill()
         primary.process.wait()
+        if network:
+            with redis.Redis(unix_socket_path=str(path), socket_timeout=5) as new:
+                new.config_set("port", VALKEY_PORT)
         path.replace(self.socket)
         self.valkey, self.valkey_folder = replica, folder
 
@@ -239,7 +247,7 @@ class Cluster:
         ]
         network = self._network(name)
         if metadata_port:
-            host = network.gateway if network else "127.0.0.1"
+            host = self._router.here if self._router else "127.0.0.1"
             settings |= {"NOTICES": "aws", "NOTICES_URL": f"http://{host}:{metadata_port}"}
         running = self.supervisors[name] = self._start(name, _batchmill(command), self._env(settings, network), network)
         if wait:
@@ -306,6 +314,8 @@ class Cluster:
             end(process)
         for network in self.networks.values():
             network.close()
+        if self._router is not None:
+            self._router.close()
         shutil.rmtree(self._runtime, ignore_errors=True)
 
     def processes(self) -> list[psutil.Process]:
@@ -336,16 +346,17 @@ class Cluster:
         until(is_ready, f"the start of {running.name}")
 
     def _network(self, name: str) -> Network | None:
-        if self._apart and name not in self.networks:
-            self.networks[name] = Network(self.socket)
+        if self._router is not None and name not in self.networks:
+            self.networks[name] = self._router.network()
         return self.networks.get(name)
 
     def _clock_env(self) -> dict[str, str]:
         return self.clock.env if self.clock else {}
 
     def _env(self, settings: Mapping[str, object], network: Network | None) -> dict[str, str]:
+        store = f"redis://{self.networks[VALKEY].address}:{VALKEY_PORT}/0" if network else f"unix://{self.socket}?db=0"
         own = {
-            "REDIS_URL": network.redis_url if network else f"unix://{self.socket}?db=0",
+            "REDIS_URL": store,
             "BLOB_ROOT": self.blobs,
             "UNRESTRICTED": "true",
             "TOKENS": TOKEN,

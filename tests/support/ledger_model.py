@@ -161,7 +161,7 @@ class Model:
         if job.state != "running":
             return "stopped"
         if piece.state == "queued" and piece.straggler and worker(piece.straggler_holder) == worker(holder):
-            piece.wait(self.now + 500)
+            piece.wait(self.now + min(500 * 2 ** (ref.token - int(piece.straggler) - 1), 8000))
             self.drops += 1
             return "stale"
         if piece.state == "queued":
@@ -192,6 +192,7 @@ class Model:
             return "alive"
         if slow:
             self.drop_straggler(ref, slow)
+            return "dropped"
         if not piece:
             return "stale"
         if piece.at > self.now:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_left
+from itertools import islice, takewhile
 from typing import TYPE_CHECKING
 
 from pydantic import ConfigDict, ValidationError
@@ -73,40 +75,55 @@ def as_slowest(types: Sequence[str], relative: Mapping[str, float]) -> float:
 
 
 class DevicePaces:
-    """Compares types of devices, by stage; what it has read is kept for `MAX_AGE_S`. Thread-safe."""
+    """Compares types of devices, by stage. Thread-safe.
+
+    For a pool, what was read is kept for `MAX_AGE_S`: the names of all profiles, and the comparisons of some stages. So
+    a stage without a profile costs nothing, and one whose comparison was dropped reads a profile a type of device.
+    """
 
     def __init__(self, ledger: Ledger, fleet: FleetView, clock: Clock | None = None) -> None:
         self._ledger = ledger
         self._fleet = fleet
         self._clock = clock or SystemClock()
+        self._names = Fresh(ledger.profiles.names, MAX_AGE_S, self._clock)
         self._relative: Lru[str, Fresh[dict[str, float]]] = Lru(MAX_STAGES)
 
     def profiles(self, stage: StageSpec) -> dict[str, BatchProfile]:
         """Return what is known of an operator with its parameters, by type of device."""
         operator = self._fleet.operator(stage.operator)
-        return {} if operator is None else self._read(profile_name(operator, stage.params))
+        if operator is None:
+            return {}
+        return self._read(profile_name(operator, stage.params), self._ledger.profiles.names())
 
     def workers(self, stage: StageSpec, pool: PoolView) -> float:
         """Return how many workers like the slowest of a pool do as much of a stage as the pool."""
-        types, operator = [worker.device_type for worker in pool.members], self._fleet.operator(stage.operator)
-        if operator is None or len(set(types)) < 2:
-            return pool.workers
+        types = [worker.device_type for worker in pool.members]
+        return as_slowest(types, self.relative(stage, pool)) if len(set(types)) > 1 else pool.workers
+
+    def relative(self, stage: StageSpec, pool: PoolView) -> dict[str, float]:
+        """Return how long a stage takes on the types of a pool's devices, as `relative_times` does.
+
+        Types without a profile are left out. Of a pool with one type nothing is read.
+        """
+        operator = self._fleet.operator(stage.operator)
+        if operator is None or len({worker.device_type for worker in pool.members}) < 2:
+            return {}
         begin = profile_name(operator, stage.params)
-        found = self._relative.get(begin)
-        if found is None:
-            found = Fresh(lambda: self._compared(begin), MAX_AGE_S, self._clock)
-            self._relative.put(begin, found)
-        return as_slowest(types, found.get())
+        return self._relative.get_or_make(
+            begin, lambda: Fresh(lambda: self._compared(begin), MAX_AGE_S, self._clock)
+        ).get()
 
     def _compared(self, begin: str) -> dict[str, float]:
         timings: dict[str, list[tuple[float, float]]] = {}
-        for name, one in self._read(begin).items():
+        for name, one in self._read(begin, self._names.get()).items():
             timings.setdefault(announced_type(name), []).extend(one.timings)
         return relative_times(timings)
 
-    def _read(self, begin: str) -> dict[str, BatchProfile]:
-        found = {}
-        for name, text in self._ledger.profiles.beginning_with(begin).items():
+    def _read(self, begin: str, names: Sequence[str]) -> dict[str, BatchProfile]:
+        """names: of all profiles, sorted."""
+        first, found = bisect_left(names, begin), {}
+        wanted = list(takewhile(lambda name: name.startswith(begin), islice(names, first, None)))
+        for name, text in self._ledger.profiles.read_many(wanted).items():
             try:
                 found[name.removeprefix(begin)] = BatchProfile.model_validate_json(text)
             except ValidationError:

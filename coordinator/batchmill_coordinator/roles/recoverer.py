@@ -2,7 +2,8 @@
 
 1. After an outage of the ledger all leases are extended once: nobody could renew them.
 2. An attempt whose lease has expired ends by the same pure decision as one that fails in its worker (`retry.decide`):
-   its shard is requeued, split in half, or, with one row left, settled as dead.
+   its shard is requeued, split in half, or, with one row left, settled as dead. A straggler decides nothing: another
+   attempt has its shard.
 3. Queues that no worker consumes any more are emptied; their shards are dispatched again. A new leader looks for such
    queues once, since it does not know what the one before it has used; it also makes sure of all index entries.
 4. A retry that is due later than its policy permits was set before the clock went back, and is due sooner.
@@ -31,7 +32,7 @@ from batchmill_coordinator.roles.job_guard import JobGuard, apart
 from batchmill_coordinator.scheduling.model_demand import ModelNames
 
 if TYPE_CHECKING:
-    from batchmill.jobs.shard import Shard, ShardRef
+    from batchmill.jobs.shard import ShardRef
     from batchmill.ledger import Ledger
     from batchmill.ledger.formats.record import JobStage
     from batchmill_coordinator.fleet.fleet_view import FleetView
@@ -46,6 +47,8 @@ MESSAGE_GRACE_MS = 2_000
 
 MAX_DELAY_S = 60.0
 """Longer than any delay of a retry but the backoff of its stage's policy."""
+
+NOT_RENEWED = "its worker died or did not renew the lease"
 
 MAX_LATE = 16  # stages with late retries that a step looks at
 
@@ -119,7 +122,7 @@ class Recoverer:
         shards = self._ledger.shards
         shard = shards.read(ref)
         if shard is None or shard.token != ref.token or shard.state is not ShardState.RUNNING:
-            shards.expire_attempt(ref, epoch, delay_s=0)  # the attempt is over already: only its lease is dropped
+            self._end_superseded(ref, epoch)
             return
         record = self._ledger.jobs.find(ref.job_id)
         if isinstance(record, UnreadableJob):
@@ -149,12 +152,23 @@ class Recoverer:
         if taken:
             stage_name = record.spec.name_in_chain(ref.stage)
             self._publisher.report_lost(spec.operator, ref, shard.worker, record.spec.name, stage_name)
-            self._report_lost(ref, shard, event, f"its worker died or did not renew the lease; {then}")
+            self._report_lost(ref, shard.worker, event, f"{NOT_RENEWED}; {then}")
             self._metrics.lost(spec, decision)
 
-    def _report_lost(self, ref: ShardRef, shard: Shard, event: LogEvent, message: str) -> None:
+    def _end_superseded(self, ref: ShardRef, epoch: int) -> None:
+        """Drop the lease of an attempt whose shard is another one's; if it was a straggler, its end is reported."""
+        worker = self._ledger.stragglers.worker(ref)
+        answer = self._ledger.shards.expire_attempt(ref, epoch, delay_s=0)
+        if answer is not ExpireAttemptAnswer.DROPPED:
+            return
+        self._report_lost(ref, worker, LogEvent.LOST, f"{NOT_RENEWED}; the second attempt continues")
+        for record in self._ledger.jobs.read_many([ref.job_id]):
+            operator, stage_name = record.spec.stages[ref.stage].operator, record.spec.name_in_chain(ref.stage)
+            self._publisher.report_lost(operator, ref, worker, record.spec.name, stage_name)
+
+    def _report_lost(self, ref: ShardRef, worker: str, event: LogEvent, message: str) -> None:
         log.warning("attempt %s was lost: %s", ref.attempt_key, message)
-        self._ledger.log.note(ref.job_id, LogLevel.WARNING, event, message, ref=ref, worker=shard.worker)
+        self._ledger.log.note(ref.job_id, LogLevel.WARNING, event, message, ref=ref, worker=worker)
 
     def _find_queues(self) -> None:
         """Find the queues that an earlier leader may have left."""

@@ -2,11 +2,11 @@
 
 1. It looks for stages with nothing left but shards that run, in pools with several workers and free slots
    (`may_have_stragglers`).
-2. Of those it reads since when their attempts run. One that is late (`stragglers_of`) becomes a straggler: its shard
-   is queued again (`speculate.lua`) while it runs on. The ledger lets the first of the two commit, and the other one
-   ends at its next batch.
+2. Of those it reads since when their attempts run. One that is late, or that an idle device would finish much sooner
+   (`stragglers_of`), becomes a straggler: its shard is queued again (`speculate.lua`) while it runs on. The ledger lets
+   the first of the two commit, and the other one ends at its next batch.
 3. The second attempt is one like any other: its lost message is published again by the recoverer, and it is retried. It
-   is refused to the worker that has the straggler.
+   is refused to the worker that has the straggler, each time for longer.
 """
 
 from __future__ import annotations
@@ -17,19 +17,20 @@ from typing import TYPE_CHECKING
 from batchmill.broker import queue_of
 from batchmill.jobs.job_log import LogEvent, LogLevel
 from batchmill.wording import duration
+from batchmill_coordinator.fleet.device_paces import DevicePaces
 from batchmill_coordinator.fleet.pools import EMPTY
 from batchmill_coordinator.roles.job_guard import JobGuard, apart
-from batchmill_coordinator.scheduling.stragglers import may_have_stragglers, stragglers_of
+from batchmill_coordinator.scheduling.model_demand import ModelNames
+from batchmill_coordinator.scheduling.stragglers import DeviceTimes, may_have_stragglers, stragglers_of
 
 if TYPE_CHECKING:
-    from batchmill.jobs.shard import ShardRef
     from batchmill.ledger import Ledger
     from batchmill.ledger.formats.record import JobStage
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.fleet.pools import PoolView
     from batchmill_coordinator.metering.counts import RoleMetrics
     from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
-    from batchmill_coordinator.scheduling.stragglers import Lateness
+    from batchmill_coordinator.scheduling.stragglers import Lateness, Straggler
     from batchmill_coordinator.scheduling.tenant_shares import TenantShares
 
 log = logging.getLogger(__name__)
@@ -57,6 +58,8 @@ class StragglerWatch:
         self._metrics = metrics
         self._shares = shares
         self._lateness = lateness
+        self._paces = DevicePaces(ledger, fleet)
+        self._names = ModelNames(fleet)
         self._guard = JobGuard(ledger, "a straggler of it could not be run again")
 
     def step(self, epoch: int) -> None:
@@ -76,31 +79,34 @@ class StragglerWatch:
         ending = [one for one in stages if may_have_stragglers(one) and view.can_run(one.stage)]
         if free <= 0 or not ending:
             return
-        running = self._ledger.stragglers.running_since({one.key for one in ending})
+        running = self._ledger.stragglers.running({one.key for one in stages})
+        models = self._names.of(ending)
         loads: dict[str, int] = {}
         for one in stages:
             loads[one.job.tenant] = loads.get(one.job.tenant, 0) + one.stage.shards_in_flight
         now_ms = self._ledger.now_ms()
         for one in ending:
-            tenant = one.job.tenant
-            for ref in stragglers_of(one, running.get(one.key, {}), view, now_ms, self._lateness):
+            tenant, relative = one.job.tenant, self._paces.relative(one.spec, view)
+            times = DeviceTimes.of(view, relative, running.of_worker, models[one.key])
+            for straggler in stragglers_of(one, running.alone.get(one.key, ()), view, now_ms, self._lateness, times):
                 if (
                     free <= 0
-                    or self._guard.is_set_aside(ref.job_id)
+                    or self._guard.is_set_aside(one.job.id)
                     or not self._shares.has_place(tenant, loads[tenant])
                 ):
                     break
-                with self._guard.over(ref.job_id):
-                    self._run_again(one, ref, name, now_ms - running[one.key][ref][0], epoch)
+                with self._guard.over(one.job.id):
+                    self._run_again(one, straggler, name, epoch)
                 free, loads[tenant] = free - 1, loads[tenant] + 1
 
-    def _run_again(self, one: JobStage, ref: ShardRef, pool: str, age_ms: int, epoch: int) -> None:
+    def _run_again(self, one: JobStage, straggler: Straggler, pool: str, epoch: int) -> None:
+        ref, age_s, is_slow = straggler
         second = self._ledger.stragglers.speculate(ref, pool, epoch)
         if second is None:
             return
+        why = "on a slow device while a faster one is idle" if is_slow else "far longer than expected"
         message = (
-            f"it has run for {duration(age_ms / 1000)}, far longer than expected, and runs on another worker as well; "
-            "the first to be done counts"
+            f"it has run for {duration(age_s)}, {why}, and runs on another worker as well; the first to be done counts"
         )
         log.warning("attempt %s: %s", ref.attempt_key, message)
         self._ledger.log.note(ref.job_id, LogLevel.WARNING, LogEvent.STRAGGLED, message, ref=ref)

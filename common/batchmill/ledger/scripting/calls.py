@@ -820,6 +820,7 @@ class ExpireAttemptAnswer(StrEnum):
     DEPOSED = "deposed"
     ALIVE = "alive"
     STALE = "stale"
+    DROPPED = "dropped"
 
 
 def expire_attempt(
@@ -2309,6 +2310,7 @@ class SplitAnswer(StrEnum):
     DEPOSED = "deposed"
     ALIVE = "alive"
     STALE = "stale"
+    DROPPED = "dropped"
 
 
 class Half(NamedTuple):

@@ -27,7 +27,7 @@ local function sibling(attempt, token)
           key = attempt_key(attempt.job_id, attempt.stage, attempt.shard_id, token)}
 end
 
--- Why the leader may not take a shard from an attempt as lost: 'deposed', 'alive' or 'stale'; nil when it may.
+-- Why the leader may not take a shard from an attempt as lost: 'deposed', 'alive', 'dropped' or 'stale'; nil when it may.
 -- A straggler whose lease ran out is dropped, and so is a lease that outlived its attempt.
 local function why_not_lost(keys, epoch, attempt, now, channel)
   if not leads(keys.leader, epoch) then return 'deposed' end
@@ -38,6 +38,7 @@ local function why_not_lost(keys, epoch, attempt, now, channel)
     drop_straggler(keys, keys.leases, attempt, now, channel)
     index_job(keys.index, keys.job, attempt.job_id, now)
     publish(channel, 'lost', attempt.job_id)
+    return 'dropped'
   end
   redis.call('ZREM', keys.leases, attempt.key)
   return 'stale'

@@ -33,14 +33,15 @@
 -- metered  field of the shard, see `_encodings.lua`
 -- claimed_at  field of the shard: when its present attempt was claimed (ms)
 local OTHER_WORKER_DELAY_MS = 500
+local MAX_OTHER_WORKER_DELAY_MS = 8000
 
 local function refused(why)
   return {why, '', 0, 0, '', 0, '', ''}
 end
 
 -- The shard waits for another worker than this one.
-local function leave()
-  if unqueue(keys.shard, keys.waiting, keys.queued, args.attempt, now + OTHER_WORKER_DELAY_MS) then
+local function leave(delay_ms)
+  if unqueue(keys.shard, keys.waiting, keys.queued, args.attempt, now + delay_ms) then
     redis.call('HINCRBY', keys.stage, 'shards_queued', -1)
     index_job(keys.index, keys.job, args.attempt.job_id, now)
   end
@@ -51,16 +52,18 @@ local state, token, holder = unpack(redis.call('HMGET', keys.shard, 'state', 'to
 local again = state == 'running' and holder == args.holder
 if token ~= attempt.token or not (state == 'queued' or again) then return refused(answer.stale) end
 if redis.call('HGET', keys.job, 'state') ~= 'running' then return refused(answer.stopped) end
-local other = redis.call('HGET', keys.shard, 'straggler_holder')
+local straggler, other = unpack(redis.call('HMGET', keys.shard, 'straggler', 'straggler_holder'))
 if not again and other and worker_of(other) and worker_of(other) == worker_of(args.holder) then
-  leave()
+  -- each time for twice as long: while all others are busy, it would come back each time
+  local times = tonumber(attempt.token) - tonumber(straggler) - 1
+  leave(math.min(OTHER_WORKER_DELAY_MS * 2 ^ times, MAX_OTHER_WORKER_DELAY_MS))
   return refused(answer.stale)
 end
 if not again and args.version ~= '' and redis.call('HEXISTS', keys.stage, 'any_version') == 0 then
   local version, revision = unpack(redis.call('HMGET', keys.stage, 'operator_version', 'revision'))
   local is_other = revision and revision ~= args.revision
   if is_other or (version and version ~= '' and version ~= args.version) then
-    leave()
+    leave(OTHER_WORKER_DELAY_MS)
     return refused(answer.other_revision)
   end
   redis.call('HSET', keys.stage, 'operator_version', args.version, 'revision', args.revision)

@@ -16,9 +16,10 @@
 -- @arg delay_ms: int  until the next attempt
 -- @arg stop_with: text?  the error that stops the job (JSON)
 -- @arg channel: channel
--- @answers ok | deposed | alive | stale
+-- @answers ok | deposed | alive | stale | dropped
 --
--- alive: the lease was renewed after all; stale: the attempt is over, and its lease is dropped.
+-- alive: the lease was renewed after all; stale: the attempt is over, and its lease is dropped. dropped: it was a straggler,
+-- whose shard is another attempt's.
 local attempt = args.attempt
 local refusal = why_not_lost(keys, args.epoch, attempt, now, args.channel)
 if refusal then return answer[refusal] end

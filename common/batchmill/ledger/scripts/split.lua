@@ -23,9 +23,9 @@
 -- @arg plan: text
 -- @arg losses: int
 -- @arg checkpoint: text
--- @answers ok | deposed | alive | stale
+-- @answers ok | deposed | alive | stale | dropped
 --
--- alive: the lease was renewed after all; stale: the attempt is over.
+-- alive: the lease was renewed after all; stale: the attempt is over. dropped: it was a straggler.
 --
 -- done  hash: the id of a split shard to how many took over, see `_encodings.lua`
 local attempt = args.attempt

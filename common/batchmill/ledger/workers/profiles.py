@@ -7,9 +7,11 @@ from typing import TYPE_CHECKING
 
 from batchmill.jobs.stage_cost import StageCost, stage_cost_name
 from batchmill.ledger.scripting import calls
-from batchmill.ledger.scripting.connection import literally, redis_errors
+from batchmill.ledger.scripting.connection import redis_errors
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from batchmill.jobs.job import StageSpec
     from batchmill.ledger.scripting.connection import Store
 
@@ -29,11 +31,18 @@ class ProfileLedger:
             found: bytes | None = self._store.redis.hget(self._keys.profiles(), name)
         return found
 
-    def beginning_with(self, name: str) -> dict[str, bytes]:
-        """Return the profiles whose names begin so, by name."""
+    def names(self) -> list[str]:
+        """Return the names of all profiles, sorted."""
         with redis_errors():
-            found = self._store.redis.hscan_iter(self._keys.profiles(), f"{literally(name)}*", count=MAX_PROFILES)
-            return {key.decode(): value for key, value in found}
+            return sorted(name.decode() for name in self._store.redis.hkeys(self._keys.profiles()))
+
+    def read_many(self, names: Sequence[str]) -> dict[str, bytes]:
+        """Return the profiles of those of the names that have one, by name."""
+        if not names:
+            return {}
+        with redis_errors():
+            found = self._store.redis.hmget(self._keys.profiles(), names)
+        return {name: value for name, value in zip(names, found, strict=True) if value is not None}
 
     def cost_of(self, stage: StageSpec, version: str) -> StageCost | None:
         """What a row of a stage costs, by a version of its operator; None if it is not known."""

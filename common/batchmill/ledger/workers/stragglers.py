@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, NamedTuple
 
 from batchmill.jobs.shard import ShardRef
+from batchmill.ledger.formats.encodings import worker_of
 from batchmill.ledger.scripting import calls
 from batchmill.ledger.scripting.connection import redis_errors
 
@@ -13,6 +16,23 @@ if TYPE_CHECKING:
 
     from batchmill.ledger.formats.record import StageKey
     from batchmill.ledger.scripting.connection import Store
+
+
+class LoneAttempt(NamedTuple):
+    """An attempt that runs without another one beside it."""
+
+    ref: ShardRef
+    claimed_at_ms: int
+    rows: int
+    worker: str
+
+
+@dataclass(frozen=True, slots=True)
+class RunningAttempts:
+    """What runs. alone: by stage, the attempts without another one beside them. of_worker: how many each worker has."""
+
+    alone: dict[StageKey, list[LoneAttempt]]
+    of_worker: Counter[str]
 
 
 class StragglerLedger:
@@ -30,24 +50,31 @@ class StragglerLedger:
         token = calls.speculate(self._store, pool=pool, epoch=epoch, attempt=ref)
         return ShardRef(ref.job_id, ref.stage, ref.shard_id, token) if token else None
 
-    def running_since(self, stages: Collection[StageKey]) -> dict[StageKey, dict[ShardRef, tuple[int, int]]]:
-        """Of each of these stages, the attempts that run without a straggler: when it was claimed (ms), its rows."""
+    def running(self, stages: Collection[StageKey]) -> RunningAttempts:
+        """Return the attempts of these stages that run."""
         with redis_errors():
             found = [ShardRef.from_key(key) for key in self._store.redis.zrange(self._keys.leases(), 0, -1)]
         refs = [ref for ref in found if (ref.job_id, ref.stage) in stages]
+        fields = ("state", "token", "holder", "straggler", "straggler_holder", "claimed_at", "rows")
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             for ref in refs:
-                pipe.hmget(
-                    self._keys.shard(ref.job_id, ref.stage, ref.shard_id),
-                    "state",
-                    "token",
-                    "straggler",
-                    "claimed_at",
-                    "rows",
-                )
+                pipe.hmget(self._keys.shard(ref.job_id, ref.stage, ref.shard_id), *fields)
             shards = zip(refs, pipe.execute(), strict=True)
-        running: dict[StageKey, dict[ShardRef, tuple[int, int]]] = {}
-        for ref, (state, token, straggler, claimed_at, rows) in shards:
-            if state == b"running" and int(token) == ref.token and straggler is None and claimed_at is not None:
-                running.setdefault((ref.job_id, ref.stage), {})[ref] = (int(claimed_at), int(rows))
+        running = RunningAttempts({}, Counter())
+        for ref, (state, token, holder, straggler, other, claimed_at, rows) in shards:
+            if straggler is not None and int(straggler) == ref.token:
+                running.of_worker[worker_of(other)] += 1
+            elif state == b"running" and int(token) == ref.token:
+                worker = worker_of(holder)
+                running.of_worker[worker] += 1
+                if straggler is None and claimed_at is not None:
+                    alone = LoneAttempt(ref, int(claimed_at), int(rows), worker)
+                    running.alone.setdefault((ref.job_id, ref.stage), []).append(alone)
         return running
+
+    def worker(self, ref: ShardRef) -> str:
+        """Return who has a straggler in hand; "" if the attempt is none."""
+        with redis_errors():
+            shard = self._keys.shard(ref.job_id, ref.stage, ref.shard_id)
+            straggler, holder = self._store.redis.hmget(shard, "straggler", "straggler_holder")
+        return worker_of(holder) if straggler is not None and int(straggler) == ref.token else ""
