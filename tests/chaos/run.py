@@ -8,8 +8,8 @@
 4. Everything is repaired; all jobs must end.
 5. Every row, counter, output and leftover is compared with what it must be.
 
-With `--partitions` nothing but the links of machines breaks. With `--s3` the blobs are in a bucket of an S3 server, which breaks as well. Then no machine has a network of its own,
-and no bit of a stored file changes.
+With `--s3` the blobs are in a bucket of an S3 server, which breaks as well. Then no machine has a network of its own,
+and no bit of a stored file changes. With `--partitions` nothing but the links of machines breaks.
 
 The seed fixes jobs and faults and how long after one another they strike, not what they meet.
 `make chaos` runs ten minutes, `make chaos-short` one.
@@ -315,9 +315,7 @@ def main(seed: int | None, minutes: float, in_bucket: bool, only_partitions: boo
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder:
         logs = report.with_name(f"{report.stem}-logs")
         try:
-            found = chaos(
-                chosen, minutes * 60, Path(folder), in_bucket=in_bucket, only_partitions=only_partitions
-            )
+            found = chaos(chosen, minutes * 60, Path(folder), in_bucket=in_bucket, only_partitions=only_partitions)
         finally:
             shutil.copytree(Path(folder) / "logs", logs, dirs_exist_ok=True)
         report.write_text(json.dumps(found, indent=1) + "\n")

@@ -14,6 +14,7 @@ import pytest
 from batchmill.errors import LedgerRefused, ServiceUnavailable
 from batchmill.ledger import Ledger
 from batchmill.settings import ServiceSettings
+from support.certificates import make_certificates
 from support.sentinels import NAME, SentinelStack
 from support.waiting import until
 
@@ -29,14 +30,21 @@ log = logging.getLogger(__name__)
 ROWS = 2000
 STALE_ROWS = 20
 GOES_ON_S = 10.0
-PROGRAMS = [name for name in ("", shutil.which("redis-server")) if name is not None]
-"""Whose servers and sentinels are tested: the bundled Valkey, and Redis where it is installed."""
+REDIS = shutil.which("redis-server") or ""
+WITHOUT_REDIS = pytest.mark.skipif(not REDIS, reason="redis-server is not installed, and the bundled Valkey has no TLS")
+STACKS = [
+    pytest.param("", False, id="bundled"),
+    pytest.param(REDIS, False, id="redis", marks=WITHOUT_REDIS),
+    pytest.param(REDIS, True, id="redis over TLS", marks=WITHOUT_REDIS),
+]
+"""Whose servers and sentinels are tested, and whether over TLS, with an authority and client certificates."""
 
 
-@pytest.fixture(params=PROGRAMS, ids=lambda program: program or "bundled")
-def stack(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[SentinelStack]:
+@pytest.fixture
+def stack(program: str, is_encrypted: bool, tmp_path: Path) -> Iterator[SentinelStack]:
     """Servers and sentinels of their own."""
-    made = SentinelStack(tmp_path / "redis", request.param)
+    certificates = make_certificates(tmp_path / "certificates") if is_encrypted else None
+    made = SentinelStack(tmp_path / "redis", program, certificates)
     try:
         made.start()
         yield made
@@ -67,6 +75,7 @@ def check_results(running: Cluster, job: Job) -> None:
     assert [row["id"] for row in job.results()] == list(range(ROWS))
 
 
+@pytest.mark.parametrize(("program", "is_encrypted"), STACKS)
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGSTOP])
 def test_a_job_goes_on_within_ten_seconds_and_its_results_are_exact(
     cluster: Callable[..., Cluster], stack: SentinelStack, tmp_path: Path, how: signal.Signals
@@ -94,6 +103,7 @@ def test_a_job_goes_on_within_ten_seconds_and_its_results_are_exact(
     assert went_on_s < GOES_ON_S
 
 
+@pytest.mark.parametrize(("program", "is_encrypted"), STACKS)
 def test_what_is_wrong_with_sentinels_is_named(stack: SentinelStack) -> None:
     wrong = {
         stack.url.replace(f"/{NAME}/", "/other/"): (ServiceUnavailable, "knows no primary 'other'"),
@@ -107,3 +117,15 @@ def test_what_is_wrong_with_sentinels_is_named(stack: SentinelStack) -> None:
         with pytest.raises(kind) as refused:
             Ledger.open(ServiceSettings(redis_url=url)).ping()
         assert text in str(refused.value)
+
+
+@pytest.mark.parametrize(("program", "is_encrypted"), STACKS[2:])
+def test_sentinels_are_not_asked_whose_certificate_is_of_another_authority(
+    stack: SentinelStack, tmp_path: Path
+) -> None:
+    other = make_certificates(tmp_path / "other")
+    assert stack.certificates is not None
+    url = stack.url.replace(f"{stack.certificates.authority}".replace("/", "%2F"), f"{other.authority}")
+    with pytest.raises(ServiceUnavailable, match="CERTIFICATE_VERIFY_FAILED"):
+        Ledger.open(ServiceSettings(redis_url=url)).ping()
+    Ledger.open(ServiceSettings(redis_url=stack.url)).ping()

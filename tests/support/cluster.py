@@ -83,8 +83,8 @@ class Cluster:
 
     folder: where logs and blobs lie. operators: modules that the workers import. settings: more `BATCHMILL_…`
     settings, without the prefix, such as `BLOB_ROOT` for blobs in a bucket. clock: the Valkey's. apart: whether the
-    Valkey and each coordinator and supervisor have networks of their own, in `networks`. Processes are tied to the thread that starts
-    them: start all in one that lasts.
+    Valkey and each coordinator and supervisor have networks of their own, in `networks`. Processes are tied to the
+    thread that starts them: start all in one that lasts.
     """
 
     def __init__(

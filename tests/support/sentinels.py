@@ -7,6 +7,7 @@ import subprocess
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlencode
 
 import redis
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+    from support.certificates import Certificates
+
 NAME = "mymaster"
 PASSWORD = "of-the-primary"  # noqa: S105  # of servers that only this machine sees
 SENTINEL_PASSWORD = "of-the-sentinels"  # noqa: S105  # as above
@@ -28,10 +31,11 @@ DOWN_AFTER_MS = 2000
 
 @dataclass(slots=True)
 class SentinelStack:
-    """program: a Redis or Valkey server's; "": the bundled one."""
+    """program: a Redis or Valkey server's; "": the bundled one. certificates: None: without TLS."""
 
     folder: Path
     program: str = ""
+    certificates: Certificates | None = None
     servers: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)  # by port
     sentinels: dict[int, subprocess.Popen[bytes]] = field(default_factory=dict)
 
@@ -40,7 +44,9 @@ class SentinelStack:
         """What services name: the sentinels, and files with both passwords."""
         hosts = ",".join(f"{HOST}:{port}" for port in self.sentinels)
         files = f"password_file={self.folder / 'password'}&sentinel_password_file={self.folder / 'sentinel-password'}"
-        return f"redis+sentinel://{hosts}/{NAME}/0?{files}"
+        if self.certificates is None:
+            return f"redis+sentinel://{hosts}/{NAME}/0?{files}"
+        return f"rediss+sentinel://{hosts}/{NAME}/0?{files}&{urlencode(self.certificates.client_options())}"
 
     def start(self) -> None:
         """Start all; returns when the sentinels know each other and the replica."""
@@ -60,8 +66,7 @@ class SentinelStack:
         folder.mkdir(exist_ok=True)
         bundled, *_ = valkey_command(folder, folder / "s")
         options: dict[str, object] = {
-            "port": port,
-            "bind": HOST,
+            **self._listening(port),
             "dir": folder,
             "appendonly": "yes",
             "save": "",
@@ -77,7 +82,7 @@ class SentinelStack:
         if primary is not None:
             command += ["--replicaof", HOST, str(primary)]
         self.servers[port] = subprocess.Popen(die_with_parent(command), stdout=subprocess.DEVNULL)
-        until(lambda: _answers(port, PASSWORD), f"the server at port {port}")
+        until(lambda: self._answers(port, PASSWORD), f"the server at port {port}")
 
     def primary(self) -> int:
         """The port that the sentinels name."""
@@ -92,7 +97,7 @@ class SentinelStack:
     @contextmanager
     def server(self, port: int) -> Iterator[Any]:
         """A client of one server."""
-        with redis.Redis(HOST, port, password=PASSWORD, decode_responses=True, socket_timeout=5) as client:
+        with self._client(port, PASSWORD) as client:
             yield client
 
     def stop_copying(self) -> None:
@@ -113,8 +118,7 @@ class SentinelStack:
         folder.mkdir()
         bundled, *_ = valkey_command(folder, folder / "s")
         lines = [
-            f"port {port}",
-            f"bind {HOST}",
+            *(f"{name} {value}" for name, value in self._listening(port).items()),
             f"dir {folder}",
             f"logfile {folder / 'log'}",
             f"requirepass {SENTINEL_PASSWORD}",
@@ -126,11 +130,11 @@ class SentinelStack:
         (folder / "sentinel.conf").write_text("\n".join(lines) + "\n")
         command = [self.program or bundled, os.fspath(folder / "sentinel.conf"), "--sentinel"]
         self.sentinels[port] = subprocess.Popen(die_with_parent(command), stdout=subprocess.DEVNULL)
-        until(lambda: _answers(port, SENTINEL_PASSWORD), f"the sentinel at port {port}")
+        until(lambda: self._answers(port, SENTINEL_PASSWORD), f"the sentinel at port {port}")
 
     @contextmanager
     def _sentinel(self, port: int) -> Iterator[Any]:
-        with redis.Redis(HOST, port, password=SENTINEL_PASSWORD, decode_responses=True, socket_timeout=5) as client:
+        with self._client(port, SENTINEL_PASSWORD) as client:
             yield client
 
     def _is_aware(self, port: int) -> bool:
@@ -138,10 +142,19 @@ class SentinelStack:
             state = client.sentinel_master(NAME)
         return (state["num-other-sentinels"], state["num-slaves"]) == (2, 1)
 
+    def _listening(self, port: int) -> dict[str, object]:
+        """Return the options of a server or sentinel that listens there."""
+        if self.certificates is None:
+            return {"port": port, "bind": HOST}
+        return {"port": 0, "tls-port": port, "bind": HOST, **self.certificates.server_options()}
 
-def _answers(port: int, password: str) -> bool:
-    try:
-        with redis.Redis(HOST, port, password=password, socket_timeout=5) as client:
-            return bool(client.ping())
-    except redis.RedisError:
-        return False
+    def _client(self, port: int, password: str) -> Any:
+        tls = {"ssl": True, **self.certificates.client_options()} if self.certificates else {}
+        return redis.Redis(HOST, port, password=password, decode_responses=True, socket_timeout=5, **tls)
+
+    def _answers(self, port: int, password: str) -> bool:
+        try:
+            with self._client(port, password) as client:
+                return bool(client.ping())
+        except redis.RedisError:
+            return False

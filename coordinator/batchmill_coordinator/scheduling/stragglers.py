@@ -1,9 +1,9 @@
 """Which shards are run a second time: those that hold up the end of a stage while workers are idle. Pure.
 
 An attempt is a straggler once it has run for `factor` times as long as its rows are expected to take, by what the rows
-of its stage took so far, and for the time on top that a model may take to load. So does one on a slow device once an
-idle worker with a faster one would need less than half of the time that it still needs. The second attempt only takes a
-slot that nothing else can use: all rows of the stage are planned, none of its shards waits, and its pool has free slots.
+of its stage took so far, and for the time on top that a model may take to load. So does one on a slow device if an idle
+worker with a faster one would need less than half of the time that it still needs. The second attempt only takes a slot
+that nothing else can use: all rows of the stage are planned, none of its shards waits, and its pool has free slots.
 
 Stages are left out whose shards run one after the other or that limit how many run at once: there the others wait by
 design. So is one of which nothing is done yet, since nothing can be expected of it, and one whose rows may be tried
@@ -65,7 +65,7 @@ def may_have_stragglers(one: JobStage) -> bool:
 class DeviceTimes:
     """How long a stage takes on each device of a pool that is known.
 
-    factors: by worker, a multiple of what its rows took so far. idle: the workers with a free slot. model: of the stage.
+    factors: by worker, a multiple of what rows took so far. idle: the workers with a free slot. model: of the stage.
     """
 
     factors: Mapping[str, float]
@@ -106,7 +106,7 @@ ALIKE = DeviceTimes({})
 
 
 class Straggler(NamedTuple):
-    """An attempt that is to be run a second time. is_slow: its device is; otherwise nobody knows why it takes so long."""
+    """An attempt that is to be run a second time. is_slow: its device is; otherwise nobody knows why it is late."""
 
     ref: ShardRef
     age_s: float
