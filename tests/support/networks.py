@@ -145,7 +145,6 @@ class Network:
     def __init__(self, router: Router, link: str, gateway: str, address: str) -> None:
         self.address = address
         self._router = router
-        self._link = link
         self._space = _Space()
         self._lost: set[Way] = set()
         router.add_link(link, self._space, gateway)
@@ -172,8 +171,7 @@ class Network:
         self._space.close()
 
     def _rule(self, way: Way) -> tuple[str, ...]:
-        which = ("iif", self._link) if way is Way.FROM else ("to", self.address)
-        return ("pref", RULES, *which, "blackhole")
+        return ("pref", RULES, way.value, self.address, "blackhole")
 
 
 def _run(*command: str) -> None:
