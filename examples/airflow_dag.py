@@ -67,4 +67,4 @@ def batchmill_job() -> None:
     report(JobSensor(task_id="ended", job_id=submit()).output)
 
 
-batchmill_job()
+DAG = batchmill_job()

@@ -42,6 +42,8 @@ def networks_are_permitted() -> bool:
     """Whether this process may make networks."""
     if os.geteuid() != 0 or not all(map(shutil.which, ("ip", "unshare", "nsenter"))):
         return False
+    if subprocess.run(["unshare", "--net", "true"], capture_output=True, check=False).returncode != 0:
+        return False
     try:
         router = Router()
     except (OSError, subprocess.CalledProcessError):
@@ -126,13 +128,14 @@ class Router:
     def _connect(self) -> None:
         self.run("sh", "-c", f"echo 1 > {FORWARDING}")
         _run("ip", "link", "add", self.link, "type", "veth", "peer", "name", "host0", "netns", self._space.pid)
-        block = secrets.choice(BLOCKS)
+        taken = _run("ip", "route", "show").split()
+        block = secrets.choice([block for block in BLOCKS if str(block) not in taken])
         self._links = block.subnets(new_prefix=30)
         router, self.here = self._next_link()
         _run("ip", "address", "add", f"{self.here}/30", "dev", self.link)
         _run("ip", "link", "set", self.link, "up")
         self._space.add_address("host0", f"{router}/30")
-        _run("ip", "route", "add", str(block), "via", router)  # fails where another router has the block
+        _run("ip", "route", "add", str(block), "via", router)
 
     def _next_link(self) -> tuple[str, str]:
         router, other = next(self._links).hosts()
@@ -174,5 +177,5 @@ class Network:
         return ("pref", RULES, way.value, self.address, "blackhole")
 
 
-def _run(*command: str) -> None:
-    subprocess.run(command, check=True, capture_output=True)
+def _run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
