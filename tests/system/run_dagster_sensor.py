@@ -1,4 +1,4 @@
-"""Asks the sensor of an example, and runs what it wants, in an environment with Dagster: `run_dagster_sensor.py EXAMPLE`.
+"""Asks the sensor of an example, and runs what it wants: `run_dagster_sensor.py EXAMPLE`, where Dagster is installed.
 
 Prints what came of it as a line of JSON.
 """
