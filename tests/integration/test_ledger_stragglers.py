@@ -231,7 +231,7 @@ def test_a_shard_of_a_slow_device_is_run_by_an_idle_faster_one_before_it_is_late
     role, published = watch(ledger, Fleet("T4", "H100"))
     role.step(epoch)
     assert [ref.token for ref in published.refs] == [straggler.token + 1]
-    (entry,) = ledger.log.read("job-1")[0]
+    (entry,) = ledger.log.read("job-1").entries
     assert (entry.event, "on a slow device while a faster one is idle" in entry.message) == (LogEvent.STRAGGLED, True)
 
 
@@ -240,14 +240,16 @@ def test_a_straggler_that_vanishes_is_told_of_in_the_log_of_its_job(
 ) -> None:
     second = second_attempt(ledger, epoch, straggler)
     claim(ledger, second, "w2 a")
-    ledger._store.now_ms = NOW_MS + LEASE_MS // 2
-    ledger.shards.renew([second], LEASE_MS)
     published, nobody = Published(), cast("Any", None)
     role = Recoverer(ledger, cast("Any", Fleet()), cast("Any", published), nobody, 10.0, RoleMetrics(new_registry()))
     role.step(epoch)
+    ledger._store.now_ms = NOW_MS + LEASE_MS // 2
+    ledger.shards.renew([second], LEASE_MS)
+    role.step(epoch)
+    assert published.lost == []
     ledger._store.now_ms = NOW_MS + LEASE_MS
     role.step(epoch)
-    (entry,) = ledger.log.read("job-1")[0]
+    (entry,) = ledger.log.read("job-1").entries
     assert (entry.event, entry.worker, entry.attempt) == (LogEvent.LOST, "w1", straggler.token)
     assert entry.message == "its worker died or did not renew the lease; the second attempt continues"
     assert published.lost == [(straggler, "w1")]
