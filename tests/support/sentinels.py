@@ -149,7 +149,7 @@ class SentinelStack:
         return {"port": 0, "tls-port": port, "bind": HOST, **self.certificates.server_options()}
 
     def _client(self, port: int, password: str) -> Any:
-        tls = {"ssl": True, **self.certificates.client_options()} if self.certificates else {}
+        tls: dict[str, Any] = {"ssl": True, **self.certificates.client_options()} if self.certificates else {}
         return redis.Redis(HOST, port, password=password, decode_responses=True, socket_timeout=5, **tls)
 
     def _answers(self, port: int, password: str) -> bool:
