@@ -130,6 +130,7 @@ class CoordinatorSettings(ServiceSettings):
     shard_target_s: Annotated[float, Span(gt=0)] = 5.0  # how long a worker should be at work on a shard
     straggler_factor: Annotated[float, Span(ge=0)] = 3.0  # an attempt is late after that many predicted times; 0: never
     straggler_min_s: Annotated[float, Span(ge=0)] = 5.0  # the least of what it takes longer than predicted
+    preempt_priority: int = Field(default=10, ge=0, le=200)  # by how much a job's has to be higher for that; 0: never
     shard_max_bytes: int = Field(default=16 * 1024 * 1024, gt=0)
     max_body_bytes: int = Field(default=8 * 1024 * 1024, gt=0)  # of a request that is no upload
     max_part_bytes: int = Field(default=32 * 1024 * 1024, gt=0)  # of one uploaded part

@@ -64,6 +64,7 @@ from batchmill_coordinator.roles.ledger_keeper import LedgerKeeper
 from batchmill_coordinator.roles.lost_rows import LostRowSettler
 from batchmill_coordinator.roles.plan_keeper import PlanKeeper
 from batchmill_coordinator.roles.planner import STREAMED, Planner
+from batchmill_coordinator.roles.preemption_watch import PreemptionWatch
 from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.roles.role import RoleThread
 from batchmill_coordinator.roles.scaler import Scaler
@@ -306,6 +307,7 @@ class Service:
                 *(ledger, fleet, self._publisher, counts, self._shares),
                 Lateness(settings.straggler_factor, settings.straggler_min_s),
             ),
+            PreemptionWatch(ledger, fleet, counts, self._shares, settings.preempt_priority),
             Finisher(ledger, outputs, clocks, counts),
             BufferKeeper(ledger, freed),
             StreamKeeper(

@@ -24,7 +24,7 @@ NO_TRIALS = (
     "Nothing was tried. Workers try batch sizes only with BATCHMILL_TRIALS=true, and only in jobs of some 20 batches."
 )
 SHOWN_POINTS = 40
-PARTS = ("useful", "padding", "retried", "load", "idle")
+PARTS = ("useful", "padding", "retried", "preempted", "load", "idle")
 
 
 @click.command()

@@ -36,20 +36,24 @@ class Parts:
     retried: int = 0
     load: int = 0
     idle: int = 0
+    preempted: int = 0
 
     @property
-    def amounts(self) -> tuple[int, int, int, int, int]:
+    def amounts(self) -> tuple[int, int, int, int, int, int]:
         """The parts in their order. `dataclasses.astuple` copies deeply, which takes ten times as long."""
-        return self.useful, self.padding, self.retried, self.load, self.idle
+        return self.useful, self.padding, self.retried, self.load, self.idle, self.preempted
 
     @property
     def total(self) -> int:
         """The sum of all parts."""
         return sum(self.amounts)
 
-    def as_wasted(self) -> Parts:
-        """Return the same time for an attempt whose results are discarded."""
-        return Parts(0, 0, self.useful + self.padding + self.retried, self.load, self.idle)
+    def as_wasted(self, *, by_preemption: bool = False) -> Parts:
+        """Return the same time for an attempt whose results are discarded. by_preemption: since it made room."""
+        lost = self.useful + self.padding
+        if by_preemption:
+            return Parts(0, 0, self.retried, self.load, self.idle, self.preempted + lost)
+        return Parts(0, 0, self.retried + lost, self.load, self.idle, self.preempted)
 
     def priced(self, price_nano: int) -> Parts:
         """Return the cost of this time, each part rounded, at a price in billionths per hour."""

@@ -44,6 +44,7 @@ class LogEvent(StrEnum):
     DEAD = "dead"  # rows failed for good
     LOST = "lost"  # an attempt lost its lease
     STRAGGLED = "straggled"  # an attempt takes far too long, and its shard is run by another worker as well
+    PREEMPTED = "preempted"  # an attempt makes room for a job of far higher priority
     SPLIT = "split"  # a shard was lost repeatedly and was split into halves
     DIED = "died"  # a worker process ended while it held shards
     REDELIVERED = "redelivered"  # a message was published again

@@ -62,7 +62,12 @@ class Lost:
 
 @dataclass(frozen=True, slots=True)
 class Revoked:
-    """The lease was revoked, the worker was stopped, or the ledger was away, before any row was done."""
+    """The lease was revoked, the worker was stopped, or the ledger was away, before any row was done.
+
+    is_preempted: it made room, for a job of higher priority or as its worker stopped.
+    """
+
+    is_preempted: bool = False
 
 
 Outcome = Done | Partial | Failed | Lost | Revoked

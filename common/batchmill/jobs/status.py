@@ -49,6 +49,9 @@ class CostParts(Frozen):
     retried: float = 0.0  # wasted: batches that failed, attempts that were lost or requeued without a checkpoint
     load: float = 0.0  # setting models up
     idle: float = 0.0  # the device waited for its attempts: they loaded rows, stored results, called Python
+    preempted: float = (
+        0.0  # wasted: attempts that made room, for another job or as their worker stopped, before a row was done
+    )
 
 
 class Cost(Frozen):
@@ -97,6 +100,7 @@ class StageStatus(Frozen):
     share: float | None = None  # of its rows that are done or dead, 0 to 1; None until the total is known
     shards_done: int = 0
     shards_running: int = 0
+    shards_preempted: int = 0  # how often a shard made room for a job of far higher priority
     shards_speculated: int = 0  # that took far too long, and were run on a second worker as well
     workers_loading: int = 0  # that load its model now, while none of its rows is done
     buffered_bytes: int = 0  # of its results, what waits for the next stage

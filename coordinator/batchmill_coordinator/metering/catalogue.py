@@ -28,6 +28,12 @@ SPECULATED = Metric(
     "Shards that took far longer than expected and were run by a second worker as well",
     OF_STAGE,
 )
+PREEMPTED = Metric(
+    "batchmill_shards_preempted_total",
+    COUNTER,
+    "Attempts that were asked to make room for a job of far higher priority",
+    OF_STAGE,
+)
 MESSAGES_REDELIVERED = Metric(
     "batchmill_messages_redelivered_total",
     COUNTER,
@@ -188,6 +194,7 @@ COORDINATOR_METRICS = (
     RETRIES,
     SPLITS,
     SPECULATED,
+    PREEMPTED,
     ROWS_SETTLED,
     DEAD_LETTERS,
     MESSAGES_REDELIVERED,

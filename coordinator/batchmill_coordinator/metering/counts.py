@@ -36,6 +36,7 @@ class RoleMetrics:
         self._messages_redelivered = catalogue.MESSAGES_REDELIVERED.counter(registry)
         self._splits = catalogue.SPLITS.counter(registry)
         self._speculated = catalogue.SPECULATED.counter(registry)
+        self._preempted = catalogue.PREEMPTED.counter(registry)
         self._retries = RETRIES.counter(registry)
         self._rows = ROWS_SETTLED.counter(registry)
         self._dead_letters = DEAD_LETTERS.counter(registry)
@@ -57,7 +58,7 @@ class RoleMetrics:
     def dispatched(self, spec: StageSpec) -> None:
         """Count an attempt that was published."""
         self._dispatched.labels(*self._work(spec)).inc()
-        for metric in (self._lost, self._splits, self._speculated, self._messages_redelivered):
+        for metric in (self._lost, self._splits, self._speculated, self._preempted, self._messages_redelivered):
             metric.labels(*self._work(spec))
 
     def message_redelivered(self, spec: StageSpec) -> None:
@@ -68,6 +69,10 @@ class RoleMetrics:
         """Count a shard that is run a second time, which is an attempt that another one follows."""
         self._speculated.labels(*self._work(spec)).inc()
         self._retries.labels(*self._work(spec), "straggler").inc()
+
+    def preempted(self, spec: StageSpec) -> None:
+        """Count an attempt that was asked to make room. That another one follows is counted by its worker."""
+        self._preempted.labels(*self._work(spec)).inc()
 
     def webhook_tried(self, outcome: DeliveryState) -> None:
         """Count a message that was sent, or could not be."""

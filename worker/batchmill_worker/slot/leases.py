@@ -52,6 +52,13 @@ class Lease:
         return self._revoked_for is not None or self._draining.is_set()
 
     @property
+    def is_preempted(self) -> bool:
+        """Whether the attempt makes room: for a job of higher priority, or because the process drains."""
+        if self._revoked_for is None:
+            return self._draining.is_set()
+        return self._revoked_for is RenewAnswer.PREEMPTED
+
+    @property
     def is_last(self) -> bool:
         """Whether no other attempt will follow, because the job is being stopped."""
         return self._revoked_for is RenewAnswer.STOPPED
@@ -159,7 +166,7 @@ class Heartbeat:
             match answer:
                 case RenewAnswer.OK:
                     pass
-                case RenewAnswer.LOST | RenewAnswer.PAUSED | RenewAnswer.STOPPED:
+                case RenewAnswer.LOST | RenewAnswer.PAUSED | RenewAnswer.STOPPED | RenewAnswer.PREEMPTED:
                     lease.revoke(answer)
                     if ref in self._held:  # else it was committed meanwhile, and has no lease any more
                         log.info("attempt %s has to stop: its lease is %s", ref.attempt_key, answer)

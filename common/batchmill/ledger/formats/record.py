@@ -55,6 +55,7 @@ class StageRecord:
     shards_running: int = 0
     shards_done: int = 0
     stragglers: int = 0  # attempts that run on while their shard is queued again
+    shards_preempted: int = 0  # how often one was asked to make room
     shards_speculated: int = 0  # shards that were queued again so
     busy_us: int = 0  # device time of committed attempts
     bytes_in: int = 0

@@ -1582,6 +1582,40 @@ def plan(
     return PlanAnswer(reply.decode())
 
 
+class PreemptAnswer(StrEnum):
+    """What `preempt.lua` answers."""
+
+    OK = "ok"
+    REFUSED = "refused"
+
+
+def preempt(
+    store: Store,
+    *,
+    epoch: int,
+    attempt: ShardRef,
+    most: int,
+) -> PreemptAnswer:
+    """Ask an attempt to end at its next batch, since a job of far higher priority waits for a slot."""
+    keys = store.keys
+    reply = store.run(
+        "preempt",
+        [
+            keys.leader(),
+            keys.stage(attempt.job_id, attempt.stage),
+            keys.shard(attempt.job_id, attempt.stage, attempt.shard_id),
+            keys.leases(),
+        ],
+        [
+            store.now_ms,
+            epoch,
+            attempt.attempt_key,
+            most,
+        ],
+    )
+    return PreemptAnswer(reply.decode())
+
+
 def profile(
     store: Store,
     *,
@@ -1878,6 +1912,7 @@ class RenewAnswer(StrEnum):
     LOST = "lost"
     PAUSED = "paused"
     STOPPED = "stopped"
+    PREEMPTED = "preempted"
 
 
 class Renewal(NamedTuple):

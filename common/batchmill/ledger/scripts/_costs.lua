@@ -24,12 +24,13 @@ local function cost_day(days, now)
   return tostring(today)
 end
 
--- Add what `bill` says to the totals: price (billionths an hour), parts (microseconds in the order of COST_PARTS), rows.
+-- Add what `bill` says to the totals: price (billionths an hour), parts (microseconds in the order of COST_PARTS; what an
+-- earlier version does not name is 0), rows.
 -- Returns the amounts, and the cost in all. keys: `cost_tenants`, `cost_pools` and `cost_days`.
 local function spend(keys, tenant, worked_for, bill, now)
   local spent, total = {rows = bill.rows, attempts = 1}, 0
   for number, part in ipairs(COST_PARTS) do
-    local us = bill.parts[number]
+    local us = bill.parts[number] or 0
     local nano = math.floor(us * bill.price / 3600000000 + 0.5)
     spent[part .. '_us'], spent[part .. '_nano'] = us, nano
     total = total + nano

@@ -82,8 +82,8 @@ local function parse_metered(text)
   return {price = tonumber(price), used = tonumber(used), at = tonumber(at), sharers = tonumber(sharers)}
 end
 
--- What the time of an attempt was spent on (µs): "useful padding retried load idle".
-local COST_PARTS = {'useful', 'padding', 'retried', 'load', 'idle'}
+-- What the time of an attempt was spent on (µs): "useful padding retried load idle preempted".
+local COST_PARTS = {'useful', 'padding', 'retried', 'load', 'idle', 'preempted'}
 local function parse_parts(text)
   local parts = {}
   for us in string.gmatch(text, '%d+') do parts[#parts + 1] = tonumber(us) end

@@ -8,10 +8,10 @@
 -- @key shard
 -- @arg attempt: attempt
 -- @arg used_us: int
--- @answers ok | lost | paused | stopped
+-- @answers ok | lost | paused | stopped | preempted
 -- @returns each: answer*  one for each attempt
 --
--- lost: the lease ran out and was taken away; stopped: the job is stopping or over.
+-- lost: the lease ran out and was taken away; stopped: the job is stopping or over; preempted: see `preempt.lua`.
 local found = {}
 for number, item in ipairs(attempts) do
   local attempt, shard = item.attempt, item.keys.shard
@@ -27,7 +27,12 @@ for number, item in ipairs(attempts) do
                  write_metered(reported and parse_metered(reported).price or 0, item.used_us, now, #attempts))
     end
     local state = redis.call('HGET', item.keys.job, 'state')
-    found[number] = state == 'running' and answer.ok or state == 'paused' and answer.paused or answer.stopped
+    if state == 'running' then
+      local is_preempted = redis.call('HGET', shard, 'preempted') == attempt.token
+      found[number] = is_preempted and answer.preempted or answer.ok
+    else
+      found[number] = state == 'paused' and answer.paused or answer.stopped
+    end
   end
 end
 return found

@@ -1,4 +1,4 @@
-"""Shards that are queued again while their attempt runs on; see `speculate.lua`."""
+"""What runs; the leader queues a shard again (`speculate.lua`), or has it make room (`preempt.lua`)."""
 
 from __future__ import annotations
 
@@ -19,12 +19,17 @@ if TYPE_CHECKING:
 
 
 class LoneAttempt(NamedTuple):
-    """An attempt that runs without another one beside it."""
+    """An attempt that runs without another one beside it.
+
+    is_preempted: whether it was asked to make room. preemptions: how often attempts of its shard were.
+    """
 
     ref: ShardRef
     claimed_at_ms: int
     rows: int
     worker: str
+    is_preempted: bool = False
+    preemptions: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,25 +55,35 @@ class StragglerLedger:
         token = calls.speculate(self._store, pool=pool, epoch=epoch, attempt=ref)
         return ShardRef(ref.job_id, ref.stage, ref.shard_id, token) if token else None
 
+    def preempt(self, ref: ShardRef, epoch: int, most: int) -> bool:
+        """Ask an attempt to end at its next batch, as the leader. Its worker saves what is done and releases the shard.
+
+        most: how often a shard may be asked. False when the attempt does not run alone, or has been asked.
+        """
+        answer = calls.preempt(self._store, epoch=epoch, attempt=ref, most=most)
+        return answer is calls.PreemptAnswer.OK
+
     def running(self, stages: Collection[StageKey]) -> RunningAttempts:
         """Return the attempts of these stages that run."""
         with redis_errors():
             found = [ShardRef.from_key(key) for key in self._store.redis.zrange(self._keys.leases(), 0, -1)]
         refs = [ref for ref in found if (ref.job_id, ref.stage) in stages]
-        fields = ("state", "token", "holder", "straggler", "straggler_holder", "claimed_at", "rows")
+        of_attempt = ("state", "token", "holder", "straggler", "straggler_holder", "claimed_at")
+        fields = (*of_attempt, "rows", "preempted", "preemptions")
         with redis_errors(), self._store.redis.pipeline(transaction=False) as pipe:
             for ref in refs:
                 pipe.hmget(self._keys.shard(ref.job_id, ref.stage, ref.shard_id), *fields)
             shards = zip(refs, pipe.execute(), strict=True)
         running = RunningAttempts({}, Counter())
-        for ref, (state, token, holder, straggler, other, claimed_at, rows) in shards:
+        for ref, (state, token, holder, straggler, other, claimed_at, rows, preempted, preemptions) in shards:
             if straggler is not None and int(straggler) == ref.token:
                 running.of_worker[worker_of(other)] += 1
             elif state == b"running" and int(token) == ref.token:
                 worker = worker_of(holder)
                 running.of_worker[worker] += 1
                 if straggler is None and claimed_at is not None:
-                    alone = LoneAttempt(ref, int(claimed_at), int(rows), worker)
+                    asked = preempted is not None and int(preempted) == ref.token
+                    alone = LoneAttempt(ref, int(claimed_at), int(rows), worker, asked, int(preemptions or 0))
                     running.alone.setdefault((ref.job_id, ref.stage), []).append(alone)
         return running
 

@@ -93,7 +93,7 @@ class AttemptSettler:
                 return SettledAttempt(AttemptResult.of_commit(completion), others)
             case Requeue(delay_s, blame, checkpoint, pause_for):
                 log.warning("shard %s is requeued in %.1f s: %s", ref.attempt_key, delay_s, _reason(outcome))
-                used = usage.close() if checkpoint else usage.close().as_wasted()
+                used = usage.close() if checkpoint else usage.close().as_wasted(by_preemption=_is_preempted(outcome))
                 self._shards.end_attempt(
                     ref,
                     delay_s=delay_s,
@@ -153,7 +153,7 @@ class AttemptSettler:
         match decision:
             case Requeue(delay_s, blame, checkpoint, pause_for):
                 log.warning("shard %s is tried again in %.1f s: %s", one.ref.attempt_key, delay_s, _reason(outcome))
-                used = one.used if checkpoint else one.used.as_wasted()
+                used = one.used if checkpoint else one.used.as_wasted(by_preemption=_is_preempted(outcome))
                 stalled_by = _storage_fault(outcome)
                 return TriedStage(
                     delay_s, int(blame), checkpoint, stalled_by=stalled_by, used=used, pause_for=pause_for
@@ -188,6 +188,10 @@ def _traceback(outcome: Outcome) -> str:
             return ""
         case never:
             assert_never(never)
+
+
+def _is_preempted(outcome: Outcome) -> bool:
+    return isinstance(outcome, Revoked) and outcome.is_preempted
 
 
 def _storage_fault(outcome: Outcome) -> str:

@@ -178,7 +178,7 @@ class StageRunner:
         # 3. Add what was done to what earlier attempts did, so that no row runs again without need.
         progress = self._add(loaded, result)
         if result.stopped and not progress.is_begun and not progress.begun:
-            return StageEnd(Revoked())
+            return StageEnd(Revoked(claimed.lease.is_preempted))
         is_of_last = loaded.shard.stage == last_stage(loaded.files.spec)  # others have no results that anybody sees
         is_last = claimed.lease.is_last and is_of_last and not loaded.is_handed
         cut = None if is_last else _cut(loaded, progress, result)
