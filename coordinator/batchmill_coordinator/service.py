@@ -64,15 +64,15 @@ from batchmill_coordinator.roles.ledger_keeper import LedgerKeeper
 from batchmill_coordinator.roles.lost_rows import LostRowSettler
 from batchmill_coordinator.roles.plan_keeper import PlanKeeper
 from batchmill_coordinator.roles.planner import STREAMED, Planner
-from batchmill_coordinator.roles.preemption_watch import PreemptionWatch
 from batchmill_coordinator.roles.recoverer import Recoverer
 from batchmill_coordinator.roles.role import RoleThread
 from batchmill_coordinator.roles.scaler import Scaler
 from batchmill_coordinator.roles.sending.notifier import Notifier
-from batchmill_coordinator.roles.straggler_watch import StragglerWatch
 from batchmill_coordinator.roles.stream_keeper import StreamKeeper
 from batchmill_coordinator.roles.streams.roller import Roller
 from batchmill_coordinator.roles.watcher import Watcher, runs_nothing, why_blocked
+from batchmill_coordinator.roles.watches.preemption_watch import PreemptionWatch
+from batchmill_coordinator.roles.watches.straggler_watch import StragglerWatch
 from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
 from batchmill_coordinator.scheduling.model_demand import ModelNames, starting
 from batchmill_coordinator.scheduling.scaling.targets import PoolTargets

@@ -7,11 +7,12 @@ from typing import TYPE_CHECKING, cast
 from batchmill.fleet import WorkerInfo
 from batchmill.jobs.cost import Parts
 from batchmill.jobs.job_log import LogEvent
+from batchmill.jobs.shard import ShardId
 from batchmill.ledger.scripting.calls import RenewAnswer
 from batchmill.telemetry.metrics import new_registry
 from batchmill_coordinator.fleet.pools import view_pools
 from batchmill_coordinator.metering.counts import RoleMetrics
-from batchmill_coordinator.roles.preemption_watch import PreemptionWatch
+from batchmill_coordinator.roles.watches.preemption_watch import PreemptionWatch
 from batchmill_coordinator.scheduling.tenant_shares import TenantShares
 from support.ledger_steps import LEASE_MS, claim, plan, queue_one, submit
 from support.records import SPEC
@@ -72,6 +73,14 @@ def test_as_many_attempts_make_room_as_the_other_job_has_use_for(ledger: Ledger,
     (entry,) = [one for one in ledger.log.read("job-1").entries if one.event is LogEvent.PREEMPTED]
     assert "priority 10" in entry.message
     assert "job-2" not in entry.message  # it may be another tenant's
+
+
+def test_a_shard_that_is_queued_but_has_no_slot_waits_as_well(ledger: Ledger, epoch: int) -> None:
+    refs = full(ledger, epoch)
+    urgent(ledger, epoch)
+    ledger.shards.queue("job-2", ledger.jobs.read("job-2").first, ShardId((0,)), epoch)
+    watch_of(ledger).step(epoch)
+    assert sorted(answers(ledger, refs)) == [RenewAnswer.OK, RenewAnswer.PREEMPTED]
 
 
 def test_its_shard_waits_again_without_blame_and_is_not_asked_for_ever(ledger: Ledger, epoch: int) -> None:

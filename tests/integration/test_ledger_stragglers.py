@@ -19,7 +19,7 @@ from batchmill.telemetry.metrics import new_registry
 from batchmill_coordinator.fleet.pools import view_pools
 from batchmill_coordinator.metering.counts import RoleMetrics
 from batchmill_coordinator.roles.recoverer import Recoverer
-from batchmill_coordinator.roles.straggler_watch import StragglerWatch
+from batchmill_coordinator.roles.watches.straggler_watch import StragglerWatch
 from batchmill_coordinator.scheduling.stragglers import Lateness
 from batchmill_coordinator.scheduling.tenant_shares import TenantShares
 from support.ledger_steps import LEASE_MS, claim, plan, queue_one, submit

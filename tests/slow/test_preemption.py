@@ -13,13 +13,13 @@ if TYPE_CHECKING:
 
     from support.cluster import Cluster
 
-ROWS = 120
+ROWS = 60
 
 
 def test_an_urgent_job_is_done_long_before_the_shards_that_had_all_slots(
     cluster: Callable[..., Cluster], tmp_path: Path
 ) -> None:
-    running = cluster(SHARD_TARGET_S=600).start(slots=(2,))
+    running = cluster(SHARD_TARGET_S=600, SHARDS_AT_ONCE=1).start(slots=(2,))
     client, journal = running.clients["a"], tmp_path / "journal"
     rows = [{"id": number} for number in range(ROWS)]
     params = {"seconds": 0.5, "journal": str(journal)}

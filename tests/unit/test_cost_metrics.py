@@ -9,7 +9,7 @@ from batchmill.ledger.formats.work import Work
 from batchmill_coordinator.metering.costs import MAX_NAMES, begun, cost_metrics
 
 TODAY = date(2030, 2, 3)
-PAID = Spent(Parts(2_000_000, 500_000, 250_000, 0, 1), Parts(useful=3 * NANO, idle=NANO // 2), 7)
+PAID = Spent(Parts(2_000_000, 500_000, 250_000, 0, 1, 8_000_000), Parts(useful=3 * NANO, idle=NANO // 2), 7)
 
 
 def told(totals: Totals, work: Work | None = None) -> dict[str, dict[tuple[str, ...], float]]:
@@ -23,8 +23,8 @@ def told(totals: Totals, work: Work | None = None) -> dict[str, dict[tuple[str, 
 
 def test_time_is_told_in_seconds_and_money_in_its_unit_part_by_part() -> None:
     found = told(Totals({"acme": PAID}, {("gpu", "embed"): PAID}, {TODAY: PAID}))
-    seconds = dict(zip(PARTS, (2.0, 0.5, 0.25, 0.0, 1e-6), strict=True))
-    money = dict(zip(PARTS, (3.0, 0.0, 0.0, 0.0, 0.5), strict=True))
+    seconds = dict(zip(PARTS, (2.0, 0.5, 0.25, 0.0, 1e-6, 8.0), strict=True))
+    money = dict(zip(PARTS, (3.0, 0.0, 0.0, 0.0, 0.5, 0.0), strict=True))
     for name, labels in (("", ("embed", "gpu")), ("tenant_", ("acme",))):
         assert found[f"batchmill_{name}device_seconds_total"] == {(*labels, part): s for part, s in seconds.items()}
         assert found[f"batchmill_{name}cost_total"] == {(*labels, part): cost for part, cost in money.items()}

@@ -1,7 +1,6 @@
 """The preemption watch: attempts of low priority make room for jobs of far higher priority.
 
-1. Once a second it looks at the pools whose slots are all taken and where a stage waits for its turn, reading no more
-   stages than the dispatcher does.
+1. Once a second it looks at the pools whose slots are all taken, reading no more stages than the dispatcher does.
 2. If some of those that wait have a far higher priority than some that run, attempts are chosen
    (`scheduling.preemption`) and asked to end (`preempt.lua`). Their workers hear of it as they renew their leases, end
    after their current batch, save what is done and release the shard.
@@ -63,12 +62,12 @@ class PreemptionWatch:
         if not windows:
             return
         due = self._ledger.index.due(windows, MAX_CANDIDATES)
-        for name, ready in due.ready.items():
-            flying = due.in_flight.get(name, {})
-            if ready and sum(flying.values()) >= views[name].capacity:
+        for name, flying in due.in_flight.items():
+            ready = due.ready.get(name, [])
+            keys = list(dict.fromkeys([*flying, *ready]))
+            if len(keys) > 1 and sum(flying.values()) >= views[name].capacity:
                 with apart(f"looking for what makes room in pool {name}"):
-                    stages = self._ledger.jobs.read_stages(list(dict.fromkeys([*flying, *ready])))
-                    self._look(views[name], stages, set(ready), due.now_ms, epoch)
+                    self._look(views[name], self._ledger.jobs.read_stages(keys), set(ready), due.now_ms, epoch)
 
     def _look(self, view: PoolView, stages: list[JobStage], ready: set[StageKey], now_ms: int, epoch: int) -> None:
         running = [one for one in stages if one.stage.shards_running]
@@ -76,32 +75,33 @@ class PreemptionWatch:
         urgent = [
             one
             for one in stages
-            if one.key in ready
-            and one.job.state is JobState.RUNNING
+            if one.job.state is JobState.RUNNING
             and one.job.spec.priority - lowest >= self._by
             and view.can_run(one.stage)
         ]
-        waiting = list(self._waiting(urgent, stages, view, now_ms)) if urgent else []
+        waiting = list(self._waiting(urgent, ready, stages, view, now_ms)) if urgent else []
         if not waiting:
             return
         attempts = self._ledger.stragglers.running({one.key for one in running}).alone
         victims = [one for stage in running for one in victims_of(stage, attempts.get(stage.key, ()), now_ms)]
-        asked = sum(one.is_preempted for found in attempts.values() for one in found)
-        for victim, urgent_one in to_preempt(waiting, victims, asked, self._by):
+        coming = sum(one.is_preempted for found in attempts.values() for one in found)
+        coming += max(0, view.capacity - sum(one.stage.shards_running for one in running))
+        for victim, urgent_one in to_preempt(waiting, victims, coming, self._by):
             with self._guard.over(victim.ref.job_id):
                 self._preempt(victim, urgent_one, epoch)
 
     def _waiting(
-        self, urgent: list[JobStage], stages: Iterable[JobStage], view: PoolView, now_ms: int
+        self, urgent: list[JobStage], ready: set[StageKey], stages: Iterable[JobStage], view: PoolView, now_ms: int
     ) -> Iterable[Waiting]:
-        """Of each stage, how many shards may run now, as its limits and those of its tenant allow."""
+        """Of each stage, how many shards are queued, or may be as its limits and those of its tenant allow."""
         loads: dict[str, int] = {}
         for one in stages:
             loads[one.job.tenant] = loads.get(one.job.tenant, 0) + one.stage.shards_in_flight
-        found = self._ledger.shards.to_queue_of(urgent, view.capacity, now_ms)
+        able = [one for one in urgent if one.key in ready]
+        found = self._ledger.shards.to_queue_of(able, view.capacity, now_ms) if able else {}
         for one in sorted(urgent, key=lambda one: -one.job.spec.priority):
-            shards = 0
-            for _ in within_limits(one, found[one.key]):
+            shards = one.stage.shards_queued
+            for _ in within_limits(one, found.get(one.key, [])):
                 if self._shares.has_place(one.job.tenant, loads[one.job.tenant]):
                     shards, loads[one.job.tenant] = shards + 1, loads[one.job.tenant] + 1
             if shards:

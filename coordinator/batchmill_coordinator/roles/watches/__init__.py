@@ -1,0 +1,1 @@
+"""Roles that look at attempts while they run."""
