@@ -33,7 +33,9 @@ def run(params: dict[str, Any], shards: Sequence[pa.Table], *, in_memory: bool =
     for number, rows in enumerate(shards):
         for group in range(groups):
             before = f"stage/{number - 1}-{group}" if number else ""
-            step = StateStep(before, 0, 1000 + number * 700, number == len(shards) - 1, 300 + number * 700, group, groups)
+            step = StateStep(
+                before, 0, 1000 + number * 700, number == len(shards) - 1, 300 + number * 700, group, groups
+            )
             operator = operators[group] if in_memory else Window(**params)
             name = f"stage/{number}-{group}"
             results = operator.infer(StatefulRows(rows, step, before, name, lambda name=before: states[name]))
@@ -49,9 +51,7 @@ def made(found: Sequence[StatefulResults], shards: Sequence[pa.Table], groups: i
     fired = [row for one in found for row in one.results.drop_columns(["source_row"]).to_pylist()]
     numbers = [row for one in found for row in one.results["source_row"].to_pylist()]
     assert len(set(numbers)) == len(numbers), "results have numbers of their own"
-    failed = [
-        (place // groups, row, *error) for place, one in enumerate(found) for row, error in one.errors.items()
-    ]
+    failed = [(place // groups, row, *error) for place, one in enumerate(found) for row, error in one.errors.items()]
     assert all(row < shards[shard].num_rows for shard, row, *_ in failed)
     return Counter(map(str, fired)), Counter(map(str, failed))
 
@@ -66,7 +66,9 @@ def drawn_shards(rng: random.Random) -> list[pa.Table]:
             at = None if rng.random() < 0.03 else max(0, now - rng.choice([0, 0, 50, 400, 3000]))
             key = rng.choice([None, "a", "b", "c", "d", "e"])
             rows.append({"k": key, "n": rng.randrange(4), "at": at, "p": rng.choice("xyz"), "v": rng.randrange(100)})
-        kind = pa.schema({"k": pa.string(), "n": pa.int64(), "at": pa.timestamp("ms"), "p": pa.string(), "v": pa.int64()})
+        kind = pa.schema(
+            {"k": pa.string(), "n": pa.int64(), "at": pa.timestamp("ms"), "p": pa.string(), "v": pa.int64()}
+        )
         shards.append(pa.Table.from_pylist(rows, kind))
     return shards
 
@@ -161,9 +163,10 @@ def test_rows_that_fail_move_the_clock() -> None:
     params = {"by": "k", "time": "at", "tumbling": 10, "aggregate": {"total": "sum:v"}}
     (one, _) = run(params, [failing, rows.slice(0, 0)])
     assert [kind for kind, _ in one.errors.values()] == ["bad_value"] * 3
-    assert made(run(params, [failing, rows]), [failing, rows], 1)[1] == made(
-        run({**params, "groups": 3}, [failing, rows]), [failing, rows], 3
-    )[1]
+    assert (
+        made(run(params, [failing, rows]), [failing, rows], 1)[1]
+        == made(run({**params, "groups": 3}, [failing, rows]), [failing, rows], 3)[1]
+    )
 
 
 def test_a_state_in_memory_is_not_that_of_a_shard_of_the_same_name_that_was_planned_at_another_time() -> None:

@@ -92,7 +92,9 @@ class StageSource(Source):
             total = self._origin.first.rows_total  # of some of them there may be nothing to gather
             return RowCount(max(total or 0, self._own.rows_planned), exact=False)
         if self._own.spec.keeps_state:  # each of its shards ends with a row that is none of the stage before
-            return RowCount(max(self._before.rows_out * self._own.spec.shards_of_round, self._own.rows_planned), exact=False)
+            return RowCount(
+                max(self._before.rows_out * self._own.spec.shards_of_round, self._own.rows_planned), exact=False
+            )
         if self.stays_open:
             return RowCount(self._results_there, exact=True)  # replays may have added some
         expected = self._before.expected_results

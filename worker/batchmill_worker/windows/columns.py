@@ -120,7 +120,11 @@ def times_of(rows: pa.Table, column: str) -> list[int | None]:
 
 
 def table_of(
-    firings: Sequence[Firing], numbers: Sequence[int], by: Sequence[str], aggregates: Mapping[str, Aggregate], schema: pa.Schema
+    firings: Sequence[Firing],
+    numbers: Sequence[int],
+    by: Sequence[str],
+    aggregates: Mapping[str, Aggregate],
+    schema: pa.Schema,
 ) -> pa.Table:
     """Return what fired as a table. numbers: of each; schema: of the columns that windows use.
 
