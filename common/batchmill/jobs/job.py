@@ -10,8 +10,8 @@ from pydantic import BeforeValidator, Field, model_validator
 from batchmill.durations import Span
 from batchmill.jobs.files import FileSource, OutputSpec, ResultsSource, UploadSource
 from batchmill.jobs.frozen import Frozen, Name
-from batchmill.jobs.stateful.windows import groups_in
 from batchmill.jobs.sink import RESERVED_OPERATORS, STAGES, SinkSpec, sink_stages
+from batchmill.jobs.stateful.windows import groups_in
 from batchmill.jobs.streams.source import AnyStream, StreamSource
 from batchmill.jobs.webhooks.spec import MAX_WEBHOOKS, WebhookSpec
 

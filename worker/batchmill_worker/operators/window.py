@@ -28,7 +28,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from batchmill.jobs.stateful.step import StateStep
-
     from batchmill_worker.windows.stepping import Firing
 
 MAX_STATES = 16

@@ -37,8 +37,8 @@ class Window(Stage):
         aggregate: New columns, and what they have: `count`, `sum:COLUMN`, `mean:COLUMN`, `min:COLUMN`, `max:COLUMN`,
             `collect:COLUMN`, a list by time, or `top:COLUMN:N`. None: `rows`, the number of rows.
         strict: Whether rows before the watermark are late, and a gap of exactly `session` joins, as in Bytewax.
-        groups: Into how many groups the keys are divided, up to 64. Groups run on several slots at once, and make the same
-            windows as one; each reads all rows.
+        groups: Into how many groups the keys are divided, up to 64. Groups run on several slots at once, and make the
+            windows of one; each reads all rows.
         name: As of any `Stage`.
         pool: As of any `Stage`.
         keep: As of any `Stage`.
