@@ -9,6 +9,7 @@ import zlib
 from datetime import UTC, date, datetime, time, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
+from uuid import UUID
 
 import numpy as np
 import pyarrow as pa
@@ -56,8 +57,8 @@ def _checksum(value: Any) -> int:
             return zlib.crc32(value.encode(errors="surrogatepass"))
         case bytes():
             return zlib.crc32(value)
-        case int() | float() | Decimal():
-            return 0 if value != value else zlib.crc32(b"%d" % hash(value))  # equal numbers have equal hashes
+        case int() | float() | Decimal():  # equal numbers have equal hashes; NaN has one of its object
+            return 0 if value != value else zlib.crc32(b"%d" % hash(value))
         case datetime():
             moment = value if value.tzinfo else value.replace(tzinfo=UTC)
             return zlib.crc32(b"%d" % ((moment - _EPOCH) // _MICROSECOND))
@@ -65,6 +66,8 @@ def _checksum(value: Any) -> int:
             return zlib.crc32(value.isoformat().encode())
         case timedelta():
             return zlib.crc32(b"%d" % (value // _MICROSECOND))
+        case UUID():
+            return zlib.crc32(value.bytes)
         case _:
             return 0
 
