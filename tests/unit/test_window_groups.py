@@ -7,6 +7,7 @@ import random
 from collections import Counter
 from datetime import UTC, datetime
 from decimal import Decimal
+from functools import partial
 from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ def run(params: dict[str, Any], shards: Sequence[pa.Table], *, in_memory: bool =
             )
             operator = operators[group] if in_memory else Window(**params)
             name = f"stage/{number}-{group}"
-            results = operator.infer(StatefulRows(rows, step, before, name, lambda name=before: states[name]))
+            results = operator.infer(StatefulRows(rows, step, before, name, partial(states.__getitem__, before)))
             assert len(results.counts) == rows.num_rows + 1
             assert sum(results.counts) == results.results.num_rows
             states[name] = results.state
@@ -78,7 +79,7 @@ def drawn_shards(rng: random.Random) -> list[pa.Table]:
 def test_what_fires_does_not_depend_on_the_number_of_groups(seed: int) -> None:
     rng = random.Random(seed)
     shards = drawn_shards(rng)
-    windows = rng.choice([{"tumbling": 1}, {"sliding": (1, 0.4)}, {"session": 0.5}, {"count": 3}])
+    windows: dict[str, Any] = rng.choice([{"tumbling": 1}, {"sliding": (1, 0.4)}, {"session": 0.5}, {"count": 3}])
     params = {
         "by": rng.choice([["k"], ["k", "n"], ["n"]]),
         "time": "at",

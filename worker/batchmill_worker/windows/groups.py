@@ -48,7 +48,8 @@ def _checksums(column: pa.ChunkedArray) -> npt.NDArray[np.uint32]:
         return nothing
     values, _, _ = values_as(encoded.dictionary, encoded.dictionary.type)
     sums = np.array([*map(_checksum, values), 0], dtype=np.uint32)
-    return sums[encoded.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)]
+    found: npt.NDArray[np.uint32] = sums[encoded.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)]
+    return found
 
 
 def _checksum(value: Any) -> int:
