@@ -187,6 +187,18 @@ def test_a_state_in_memory_is_not_that_of_a_shard_of_the_same_name_that_was_plan
     assert first.state != again.state
 
 
+def test_a_process_keeps_the_states_of_all_groups_in_memory() -> None:
+    def load() -> bytes:
+        raise AssertionError("it reads no state")
+
+    window, rows = Window(by="k", count=9, groups=2), pa.table({"k": ["a", "b", "c"]})
+    for number in range(2):
+        for group in range(2):
+            before, name = f"stage/{number - 1}-{group}" if number else "", f"stage/{number}-{group}"
+            step = StateStep(before, before_ms=0, group=group, groups=2)
+            window.infer(StatefulRows(rows, step, before, name, load))
+
+
 def test_limits_are_divided_among_groups() -> None:
     rows = pa.table({"k": list(range(100))})
     found = run({"by": "k", "count": 2, "groups": 2, "max_windows": 21}, [rows])
