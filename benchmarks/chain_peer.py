@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CONCURRENCY = 2
+TOOK = "took: "
+"""Before the seconds of a run: Ray prints lines of its workers to the same output."""
 
 
 def main() -> None:
@@ -43,7 +45,7 @@ def _timed(do: Callable[[str], None], output: str, runs: int) -> None:
         target.mkdir(parents=True)
         began = time.perf_counter()
         do(str(target))
-        print(time.perf_counter() - began, flush=True)
+        print(f"{TOOK}{time.perf_counter() - began}", flush=True)
 
 
 def _with_ray(source: str, output: str, once: str) -> None:

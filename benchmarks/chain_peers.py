@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 
 from batchmill import RetryPolicy, Stage
 from benchmarks.chain_operators import KILL, POISON
+from benchmarks.chain_peer import TOOK
 from benchmarks.figures import Bar, Figure, Report
 from benchmarks.stack import REPOSITORY, processes, service
 
@@ -89,7 +90,7 @@ def _peer(peer: str, source: Path, output: Path, once: str = "", runs: int = 1) 
     )
     if done.returncode and not once:
         raise RuntimeError(f"{peer} failed: {done.stderr[-2000:]}")
-    return [float(line) for line in done.stdout.split()]
+    return [float(line.removeprefix(TOOK)) for line in done.stdout.splitlines() if line.startswith(TOOK)]
 
 
 def _found(folder: Path) -> Counter[int]:

@@ -34,7 +34,11 @@ BEGAN_MS = 1_800_000_000_000  # event time
 RULES = {
     "tumbling": Rule(size=1000, wait=500, late=1500),
     "sessions": Rule(size=150, wait=500, late=1500, is_session=True),
+    "groups": Rule(size=1000, wait=500, late=1500),
+    "sessions in groups": Rule(size=150, wait=500, late=1500, is_session=True),
 }
+GROUPS = {"groups": 3, "sessions in groups": 2}
+"""Of keys, of some of the rules."""
 
 
 def event_of(number: int) -> Event:
@@ -69,7 +73,7 @@ class StreamUsers:
         self._plain = self.cluster.ask(lambda client: client.submit(source=source, stages=[one]).id)
         self._windows = self.cluster.ask(lambda client: client.submit(source=source, stages=[one, window]).id)
         for name, rule in RULES.items():
-            timed = [one, _window(rule)]
+            timed = [one, _window(rule, GROUPS.get(name, 1))]
             self._timed[name] = self.cluster.ask(lambda client: client.submit(source=source, stages=timed).id)  # noqa: B023  # called at once
         self._thread = threading.Thread(target=self._send, name="stream users", daemon=True)
         self._thread.start()
@@ -174,12 +178,12 @@ class StreamUsers:
         return self.cluster.ask(lambda client: list(client.job(job_id).results()))
 
 
-def _window(rule: Rule) -> batchmill.Window:
+def _window(rule: Rule, groups: int) -> batchmill.Window:
+    more: dict[str, Any] = {"aggregate": {"ids": "collect:id"}, "groups": groups}
     length, wait, late = f"{rule.size}ms", f"{rule.wait}ms", f"{rule.late}ms"
-    kept = {"ids": "collect:id"}
     if rule.is_session:
-        return batchmill.Window(by="key", time="at", session=length, wait=wait, late=late, aggregate=kept)
-    return batchmill.Window(by="key", time="at", tumbling=length, wait=wait, late=late, aggregate=kept)
+        return batchmill.Window(by="key", time="at", session=length, wait=wait, late=late, **more)
+    return batchmill.Window(by="key", time="at", tumbling=length, wait=wait, late=late, **more)
 
 
 def _fired(row: dict[str, Any]) -> Fired:

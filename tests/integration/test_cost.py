@@ -246,7 +246,7 @@ def test_the_shell_shows_a_jobs_cost_and_everybodys(
     assert CostTotals.model_validate_json(shell("cost", "--json")) == totals
     shown = [line.split("\t") for line in shell("cost").splitlines() if "\t" in line]  # without the titles
     assert [line[0] for line in shown[:3]] == ["TENANT", "acme", "all"]
-    assert shown[1][7] == shown[2][7] == money(totals.all.total, "EUR")
+    assert shown[1][8] == shown[2][8] == money(totals.all.total, "EUR")
     assert {"POOL, OPERATOR", "default, slow", "DAY", totals.days[0].day.isoformat()} <= {line[0] for line in shown}
 
 

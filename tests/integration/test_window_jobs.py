@@ -19,6 +19,7 @@ from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     import redis
 
@@ -71,6 +72,55 @@ def test_every_row_is_in_its_window_whatever_the_size_of_shards(client: batchmil
         assert Counter(one["numbers"]) == Counter(row["n"] for row in inside)
     assert [one["source_row"] for one in found] == list(range(len(found)))
     assert job.status().rows_dead == 0
+
+
+@pytest.mark.parametrize("groups", [2, 5])
+def test_groups_of_keys_make_the_windows_of_one(client: batchmill.Client, groups: int) -> None:
+    rows = [{**row, "user": f"{row['user']}{row['n'] % 7}"} for row in events(6000)]
+    rows += [{"user": "late", "at": START_MS, "n": -1, "score": 0.0}, {"user": "b", "at": None, "n": -2, "score": 0.0}]
+    params: dict[str, Any] = {"by": "user", "time": "at", "tumbling": "1m", "wait": "2s", "late": "3s"}
+    made = []
+    for count in (1, groups):
+        window = Window(**params, aggregate={"rows": "count", "ids": "collect:n"}, groups=count)
+        job = client.submit(rows=rows, stages=[Stage("echo"), window, Stage("echo", name="last")]).wait(GRACE_S)
+        found = [{**row, "source_row": None} for row in job.results()]
+        letters = [(one.error_type, one.row["n"]) for one in job.dead_letters()]
+        assert len({row["source_row"] for row in job.results()}) == len(found)
+        made.append((Counter(map(str, found)), Counter(letters)))
+    assert made[0] == made[1]
+    assert {kind for kind, _ in made[0][1]} == {"late", "bad_value"}
+
+
+def test_groups_of_a_stream_fire_as_time_passes_and_when_it_is_drained(
+    client: batchmill.Client, tmp_path: Path
+) -> None:
+    output: dict[str, Any] = {"path": str(tmp_path / "out"), "format": "jsonl", "roll_s": 1}
+    window = Window(by="user", time="at", tumbling="1s", idle="200ms", aggregate={"numbers": "collect:n"}, groups=3)
+    stream = client.submit(source=batchmill.Push("grouped"), stages=[Stage("echo"), window], output=output)
+    rows = [{"user": user, "at": START_MS + n * 100, "n": n} for n in range(25) for user in "abcd"]
+    client.push("grouped", rows[:50])
+    client.push("grouped", rows[50:])
+    until(lambda: len(list(stream.results(follow=False))) == 12, "the last windows fire without another row")
+    client.push("grouped", [{"user": user, "at": START_MS + 60_000, "n": 99} for user in "ab"])
+    until(lambda: stream.status().stages[0].rows_done == len(rows) + 2, "the last rows are read")
+    stream.drain()
+    found = [(one["user"], start_ms(one) - START_MS, one["numbers"]) for one in stream.wait(GRACE_S).results()]
+    expected = [
+        (user, second * 1000, [n for n in range(25) if n // 10 == second]) for user in "abcd" for second in range(3)
+    ]
+    expected += [("a", 60_000, [99]), ("b", 60_000, [99])]
+    assert sorted(found) == sorted(expected)
+    lines = [line for file in (tmp_path / "out").iterdir() for line in file.read_text().splitlines()]
+    assert sorted((row["user"], row["numbers"]) for row in map(json.loads, lines)) == sorted(
+        (user, numbers) for user, _, numbers in expected
+    )
+
+
+def test_windows_of_what_groups_have_made_are_refused(client: batchmill.Client) -> None:
+    first = Window(by="user", time="at", tumbling="1m", groups=2)
+    second = Window(time="window_end", tumbling="1h", name="hours")
+    with pytest.raises(InvalidRequest, match="stage 'hours' has windows of what stage 'window' has made, which has 2"):
+        client.submit(rows=[{"at": 1}], stages=[Stage("echo"), first, Stage("echo", name="last"), second])
 
 
 def test_late_rows_are_dead_letters_and_make_revisions_before(client: batchmill.Client) -> None:

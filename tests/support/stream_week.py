@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     import redis
 
     from batchmill.jobs.files import OutputSpec
-    from batchmill.jobs.shard import ShardRef
+    from batchmill.jobs.shard import ShardId, ShardRef
     from batchmill.ledger import JobRecord
     from batchmill.sources.base import Source
 
@@ -52,7 +52,7 @@ class Week:
     """A job of two stages over a stream, and the roles that keep it, under a clock that is set.
 
     keep_results_s, keep_results_bytes: for how long results are kept, and how many bytes of them. keeps_state: whether
-        the second stage does. output: of the job. max_rows: of a shard.
+        the second stage does. groups: of keys, which it divides them into. output: of the job. max_rows: of a shard.
     """
 
     def __init__(
@@ -65,6 +65,7 @@ class Week:
         *,
         keep_results_bytes: int = 1024**3,
         keeps_state: bool = False,
+        groups: int = 1,
         output: OutputSpec | None = None,
         max_rows: int = 3,
     ) -> None:
@@ -80,7 +81,8 @@ class Week:
         )
         stages = [StageForm(operator="echo", name="one"), StageForm(operator="echo", name="two")]
         spec = JobForm(stages=stages, source=self.source, output=output).spec()
-        second = spec.last.model_copy(update={"keeps_state": keeps_state})
+        params = {"groups": groups} if groups > 1 else {}
+        second = spec.last.model_copy(update={"keeps_state": keeps_state, "params": params})
         submit(self.ledger, spec=spec.model_copy(update={"stages": (spec.stages[0], second)}))
         self.epoch = self.ledger.lead("me", 30 * 24 * HOUR_S)
         dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
@@ -108,36 +110,47 @@ class Week:
 
     def step(self, rows: int = ROWS) -> None:
         """Let rows come, settle all that there is, and let the roles do their work."""
+        self.arrive(rows)
+        while self._settle_all() or self.plan():
+            self.buffers.step(self.epoch)
+        self.roller.step(self.epoch)
+        self.keeper.step(self.epoch)
+        self.keeper.step(self.epoch)
+
+    def arrive(self, rows: int = ROWS) -> None:
+        """Let rows come."""
         self.clock.now_s += STEP_S
         self.ledger._store.now_ms = int(self.clock.now_s * 1000)
         announce_worker(self.ledger, shards_at_once=100)
         for _ in range(rows):
             self.redis.xadd(self.key, {"n": str(self.sent)}, id=f"{int(self.clock.now_s * 1000)}-{self.sent + 1}")
             self.sent += 1
-        while self._settle_all() or self._plan_next():
-            self.buffers.step(self.epoch)
-        self.roller.step(self.epoch)
-        self.keeper.step(self.epoch)
-        self.keeper.step(self.epoch)
 
-    def _plan_next(self) -> bool:
+    def plan(self) -> bool:
+        """Plan what there is; return whether there was anything."""
         planned = [stage.shards_planned for stage in self.ledger.jobs.read(JOB).stages]
         for _ in range(2):  # a planner that has just waited for the stream looks again
             self.planner._waits.drop((JOB, 0))
             self.planner.step(self.epoch)
         return planned != [stage.shards_planned for stage in self.ledger.jobs.read(JOB).stages]
 
+    def to_settle(self, stage: int) -> list[ShardId]:
+        """Return the shards of a stage that are planned."""
+        one = list(self.ledger.jobs.read_stages([(JOB, stage)]))
+        return self.ledger.shards.to_queue_of(one, 1000, self.ledger.now_ms()).get((JOB, stage), [])
+
+    def settle(self, number: int, shard_id: ShardId) -> None:
+        """Settle a shard of a stage."""
+        record = self.ledger.jobs.read(JOB)
+        ref = self.ledger.shards.queue(JOB, record.stages[number], shard_id, self.epoch)
+        assert ref is not None
+        self._settle(record, ref)
+
     def _settle_all(self) -> int:
-        record, settled = self.ledger.jobs.read(JOB), 0
-        for stage in record.stages:
-            for shard_id in self.ledger.shards.to_queue_of(
-                list(self.ledger.jobs.read_stages([(JOB, stage.number)])), 1000, self.ledger.now_ms()
-            ).get((JOB, stage.number), []):
-                ref = self.ledger.shards.queue(JOB, stage, shard_id, self.epoch)
-                assert ref is not None
-                self._settle(record, ref)
-                settled += 1
-        return settled
+        found = [(number, shard_id) for number in (0, 1) for shard_id in self.to_settle(number)]
+        for number, shard_id in found:
+            self.settle(number, shard_id)
+        return len(found)
 
     def _settle(self, record: JobRecord, ref: ShardRef) -> None:
         claimed = self.ledger.shards.claim(ref, "default", "w1", 10_000, with_job=False)

@@ -49,6 +49,9 @@ FAULTY: list[tuple[dict[str, Any], str, str]] = [
     ({"aggregate": {"user": "count"}, "by": "user"}, "aggregate", "has the name of another column of the results"),
     ({"by": "window_id"}, "by", "by: the column 'window_id' has the name of another column of the results"),
     ({"by": ["user", "user"]}, "by", "by: the column 'user' has the name of another column of the results"),
+    ({"by": "user", "groups": 0}, "groups", "groups: expected 1 to 64, got 0"),
+    ({"by": "user", "groups": 65}, "groups", "groups: expected 1 to 64, got 65"),
+    ({"groups": 2}, "groups", "groups: expected columns in by, whose values are divided into groups"),
 ]
 
 

@@ -116,26 +116,33 @@ class Rows(Splitter):
 
 
 class Planning:
-    """Plans the shards of a stage that keeps state, as the planner does: each with a splitter of its own."""
+    """Plans the shards of a stage that keeps state, as the planner does: each round with a splitter of its own."""
 
-    def __init__(self, ticks_for_ms: int | None = None) -> None:
+    def __init__(self, ticks_for_ms: int | None = None, groups: int = 1) -> None:
+        self.groups = groups
         self.own = StageRecord(1, None)  # type: ignore[arg-type]  # its spec is not read
         self.cursor, self.now_ms, self._ticks_for_ms = "", 1000, ticks_for_ms
 
     def next(self, found: NextSplit, *, live: int = 0) -> StateStep | NextSplit:
+        made = self.round(found, live=live)
+        return made[0] if isinstance(made, list) else made
+
+    def round(self, found: NextSplit, *, live: int = 0) -> list[StateStep] | NextSplit:
         planned = self.own.shards_planned
         own = replace(self.own, shards_live=live)
+        last = [f"{number}-a1" for number in range(planned - self.groups, planned)]
         splitter = StateSplitter(
-            Rows(repeat(found)), own, self.cursor, lambda: f"{planned - 1}-a1", lambda: self.now_ms, self._ticks_for_ms
+            Rows(repeat(found)), own, self.cursor, lambda: last, lambda: self.now_ms, self._ticks_for_ms, self.groups
         )
         made = splitter.next_split(100, 100)
         assert not isinstance(splitter.next_split(100, 100), InputSplit)  # one at a time
         if not isinstance(made, InputSplit):
             return made
         self.cursor = made.cursor
-        self.own = replace(self.own, shards_planned=planned + 1)
-        assert made.rows == sum(one.rows for one in made.slices)
-        return StateStep.of(Shard("job", 1, ShardId((planned,)), 0, made.rows, made.slices))
+        shards = [made.slices, *made.others]
+        self.own = replace(self.own, shards_planned=planned + len(shards))
+        assert all(made.rows == sum(one.rows for one in slices) for slices in shards)
+        return [StateStep.of(Shard("job", 1, ShardId((planned,)), 0, made.rows, slices)) for slices in shards]
 
 
 def rows(shard: int) -> InputSplit:
@@ -146,26 +153,52 @@ def test_each_shard_begins_with_the_state_of_the_one_before_it() -> None:
     planning = Planning()
     assert planning.next(rows(1)) == StateStep("", 0, 1000, is_last=False)
     assert planning.next(rows(2), live=1) == NotYet()
-    assert planning.next(rows(2)) == StateStep("0-a1", 0, 1000, is_last=False)
+    planning.now_ms = 1001
+    assert planning.next(rows(2)) == StateStep("0-a1", 0, 1001, is_last=False, before_ms=1000)
     assert planning.next(NotYet("5 0")) == NotYet(
         StepCursor.parse(planning.cursor)._replace(results=StageCursor(5)).write()
     )
-    assert planning.next(rows(3)) == StateStep("1-a1", 0, 1000, is_last=False)
-    assert planning.next(End()) == StateStep("2-a1", 0, 1000, is_last=True)
+    assert planning.next(rows(3)) == StateStep("1-a1", 0, 1001, is_last=False, before_ms=1001)
+    assert planning.next(End()) == StateStep("2-a1", 0, 1001, is_last=True, before_ms=1001)
     assert planning.next(End()) == End()
     assert Planning().next(End()) == End()
 
 
-def test_states_go_once_no_ledger_that_is_rolled_back_can_need_them() -> None:
-    planning, obsolete, planned_at = Planning(), dict[int, int](), list[int]()
+def test_a_round_has_a_shard_for_each_group_which_begins_with_the_state_of_its_own() -> None:
+    planning = Planning(groups=3)
+    assert planning.round(rows(1)) == [StateStep("", 0, 1000, False, 0, group, 3) for group in range(3)]
+    assert planning.round(rows(2), live=1) == NotYet()
+    assert planning.round(rows(2)) == [StateStep(f"{n}-a1", 0, 1000, False, 1000, n, 3) for n in range(3)]
+    assert planning.round(End()) == [StateStep(f"{3 + n}-a1", 0, 1000, True, 1000, n, 3) for n in range(3)]
+    assert planning.round(End()) == End()
+
+
+def test_a_round_waits_until_all_shards_of_the_one_before_are_settled() -> None:
+    splitter = StateSplitter(
+        Rows(repeat(rows(1))),
+        replace(Planning().own, shards_planned=3),
+        StepCursor().write(),
+        list,
+        lambda: 1000,
+        None,
+        3,
+    )
+    assert splitter.next_split(100, 100) == NotYet()
+
+
+@pytest.mark.parametrize("groups", [1, 3])
+def test_states_go_once_no_ledger_that_is_rolled_back_can_need_them(groups: int) -> None:
+    planning, obsolete, planned_at = Planning(groups=groups), dict[int, int](), list[int]()
     planning.now_ms = 10**12
     for shard in range(200):
         planned_at.append(planning.now_ms)
-        step = planning.next(rows(shard))
+        step, *others = planning.round(rows(shard))  # type: ignore[misc]  # there always is one
         assert isinstance(step, StateStep)
+        assert not any(one.obsolete for one in others), "one of them deletes the states of all"
         if step.obsolete:
-            obsolete[shard] = step.obsolete
-            assert planned_at[step.obsolete + 1] <= planning.now_ms - KEPT_S * 1000, "it begins with the state before"
+            obsolete[shard], rest = divmod(step.obsolete, groups)
+            assert rest == 0
+            assert planned_at[obsolete[shard] + 1] <= planning.now_ms - KEPT_S * 1000, "it begins with the state before"
         planning.now_ms += 1000
     assert list(obsolete) == [60, 90, 120, 150, 180]
     assert list(obsolete.values()) == [29, 59, 89, 119, 149]

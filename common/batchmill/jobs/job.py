@@ -11,6 +11,7 @@ from batchmill.durations import Span
 from batchmill.jobs.files import FileSource, OutputSpec, ResultsSource, UploadSource
 from batchmill.jobs.frozen import Frozen, Name
 from batchmill.jobs.sink import RESERVED_OPERATORS, STAGES, SinkSpec, sink_stages
+from batchmill.jobs.stateful.windows import groups_in
 from batchmill.jobs.streams.source import AnyStream, StreamSource
 from batchmill.jobs.webhooks.spec import MAX_WEBHOOKS, WebhookSpec
 
@@ -182,6 +183,11 @@ class StageSpec(_OperatorFields, _BetweenStages):
     def title(self) -> str:
         """Its name, for people."""
         return self.name or self.operator
+
+    @property
+    def shards_of_round(self) -> int:
+        """How many shards are planned at a time if it keeps state: one for each group of keys."""
+        return groups_in(self.params) if self.keeps_state else 1
 
     @property
     def has_own_shards(self) -> bool:

@@ -39,6 +39,9 @@ class InputSplit:
     rows: int
     bytes: int  # about what the rows take in memory or on disk
     cursor: str  # opaque to all but the source: `splitter(cursor)` continues behind this split
+    others: tuple[
+        tuple[Slice, ...], ...
+    ] = ()  # the slices of further shards with as many rows, planned together with it
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
@@ -139,7 +140,24 @@ def with_gathering(spec: JobSpec, operators: Sequence[OperatorInfo]) -> JobSpec:
         )
         for stage, info in zip(spec.stages, operators, strict=True)
     )
+    _refuse_windows_behind_groups(stages)
     return spec.model_copy(update={"stages": stages})
+
+
+def _refuse_windows_behind_groups(stages: Sequence[StageSpec]) -> None:
+    """Raise `InvalidRequest` if a stage keeps state of what a stage with several groups of keys has made.
+
+    The results of a round are not in the order of their times: such a stage would take many of them for late.
+    """
+    stateful = [stage for stage in stages if stage.keeps_state]
+    for before, stage in pairwise(stateful):
+        if before.shards_of_round > 1:
+            raise InvalidRequest(
+                f"stage {stage.title!r} has windows of what stage {before.title!r} has made, which has "
+                f"{before.shards_of_round} groups of keys, so that its results are not in the order of their times.",
+                hint=f"Leave out 'groups' of stage {before.title!r}.",
+                field="stages",
+            )
 
 
 def _needs_a_stage_before(first: OperatorInfo, spec: JobSpec) -> str | None:

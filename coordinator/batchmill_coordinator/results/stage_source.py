@@ -92,7 +92,9 @@ class StageSource(Source):
             total = self._origin.first.rows_total  # of some of them there may be nothing to gather
             return RowCount(max(total or 0, self._own.rows_planned), exact=False)
         if self._own.spec.keeps_state:  # each of its shards ends with a row that is none of the stage before
-            return RowCount(max(self._before.rows_out, self._own.rows_planned), exact=False)
+            return RowCount(
+                max(self._before.rows_out * self._own.spec.shards_of_round, self._own.rows_planned), exact=False
+            )
         if self.stays_open:
             return RowCount(self._results_there, exact=True)  # replays may have added some
         expected = self._before.expected_results
@@ -101,10 +103,13 @@ class StageSource(Source):
         rows, exact = expected
         return RowCount(rows, exact=exact)
 
-    def _last_part(self) -> str:
-        """Name the part of the last shard of this stage that is planned; "" if it is not settled."""
-        last = next(settled_shards(self._ledger, self._record, self._own.number, self._own.shards_planned - 1))
-        return part_of(last.parts[-1].shard_id, last.parts[-1].token) if last.is_complete and last.parts else ""
+    def _last_parts(self) -> list[str]:
+        """Name the parts of the last round of this stage that is planned; none if a shard of it is not settled."""
+        first = self._own.shards_planned - self._own.spec.shards_of_round
+        last = list(settled_shards(self._ledger, self._record, self._own.number, first))
+        if not all(one.is_complete and one.parts for one in last):
+            return []
+        return [part_of(one.parts[-1].shard_id, one.parts[-1].token) for one in last]
 
     @cached_property
     def _results_there(self) -> int:
@@ -117,7 +122,8 @@ class StageSource(Source):
         if own.spec.keeps_state:
             ahead = _StageSplitter(self._ledger, self._origin, before, StepCursor.parse(cursor).results, waits=False)
             ticks_for_ms = ticking_ms(own.spec.params)
-            return StateSplitter(ahead, own, cursor, self._last_part, self._ledger.now_ms, ticks_for_ms)
+            now_ms, groups = self._ledger.now_ms, own.spec.shards_of_round
+            return StateSplitter(ahead, own, cursor, self._last_parts, now_ms, ticks_for_ms, groups)
         waits = (own.shards_live > 0 or holds_out) and not before.is_settled
         if own.spec.in_turn:
             return TurnSplitter(self._ledger, self._origin, before, own, at)

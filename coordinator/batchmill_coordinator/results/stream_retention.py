@@ -127,14 +127,16 @@ class StreamRetention:
             names = chain.from_iterable(blobs.list(f"{folder}/{stage.number}") for folder in folders)
             old = [one for one in names if is_of_shard_before(one, gone)]
             states = blobs.list(f"{state_folder(record.id)}/{stage.number}") if stage.spec.keeps_state else []
-            # a shard that runs begins with the state of the one before
-            old += [one for one in states if is_of_shard_before(one, gone - 1)]
+            # a shard that runs begins with the state of the round before
+            old += [one for one in states if is_of_shard_before(one, gone - stage.spec.shards_of_round)]
             blobs.delete(*old)
 
 
 def _read_by_others(record: JobRecord, stage: StageRecord) -> int:
     """Return from which shard on the next stage may still read results, or `BufferKeeper` has to count them."""
-    until = stage.shards_planned - int(stage.spec.keeps_state)  # the next shard begins with the state of the last one
+    until = stage.shards_planned
+    if stage.spec.keeps_state:
+        until -= stage.spec.shards_of_round  # the next round begins with the states of the last one
     if stage.number > 0:
         until = min(until, FreedParts.parse(record.stages[stage.number - 1].freed).next_shard)
     if stage.number == record.last.number:

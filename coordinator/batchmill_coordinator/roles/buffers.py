@@ -68,13 +68,17 @@ class BufferKeeper:
             self._freed.add_parts(one, after, parts)
 
     def _settled(self, job: JobRecord, stage: int, before: FreedParts) -> tuple[int, int]:
-        """Return the first planned shard of a stage that is not settled, and the rows of those before it."""
-        number, rows = before.next_shard, before.next_rows
-        own = int(job.stages[stage].spec.keeps_state)  # rows of a shard that are none of the stage before
+        """Return the first planned shard of a stage that is not settled, and the rows of those before it.
+
+        The shards of a round have the same rows, which are settled with the last of them.
+        """
+        number, rows, spec = before.next_shard, before.next_rows, job.stages[stage].spec
+        own = int(spec.keeps_state)  # rows of a shard that are none of the stage before
         for shard in settled_shards(self._ledger, job, stage, number):
             if not shard.is_complete or any(part.plan for part in shard.parts):
                 break
-            number, rows = shard.number + 1, rows + sum(part.rows + part.rows_dead for part in shard.parts) - own
+            if (shard.number + 1) % spec.shards_of_round == 0:
+                number, rows = shard.number + 1, rows + sum(part.rows + part.rows_dead for part in shard.parts) - own
         return number, rows
 
     def _parts_before(self, one: JobStage, freed: FreedParts) -> tuple[FreedParts, list[Settled]]:

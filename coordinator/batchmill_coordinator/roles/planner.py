@@ -103,10 +103,11 @@ class _Draft:
         return not self.shards and not self.at_end and self.cursor == cursor
 
     def add(self, job_id: str, stage: StageRecord, split: InputSplit) -> None:
-        shard_id = ShardId((stage.shards_planned + len(self.shards),))
-        first_row = stage.rows_planned + self.rows
-        self.shards.append(Shard(job_id, stage.number, shard_id, first_row, split.rows, split.slices))
-        self.sizes.append(split.bytes)
+        for slices in (split.slices, *split.others):
+            shard_id = ShardId((stage.shards_planned + len(self.shards),))
+            first_row = stage.rows_planned + self.rows
+            self.shards.append(Shard(job_id, stage.number, shard_id, first_row, split.rows, slices))
+            self.sizes.append(split.bytes)
         self.cursor = split.cursor
 
 

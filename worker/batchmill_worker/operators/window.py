@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import pyarrow as pa
 from pydantic import Field
@@ -12,13 +12,14 @@ from batchmill.caches import Lru
 from batchmill.durations import Span
 from batchmill.errors import InvalidRows, closest
 from batchmill.jobs.stateful.window_params import MAX_SPAN_S, WINDOW_KINDS, check_window, parse_aggregate
-from batchmill.jobs.stateful.windows import WINDOW_OPERATOR
+from batchmill.jobs.stateful.windows import MAX_GROUPS, WINDOW_OPERATOR
 from batchmill.operators.contract import OperatorKind
 from batchmill.operators.registration import operator
 from batchmill_worker.engine.state_executor import StatefulResults, StatefulRows
 from batchmill_worker.windows.aggregates import KINDS, Aggregate, Top
-from batchmill_worker.windows.columns import rows_in, table_of, times_of, used_schema
+from batchmill_worker.windows.columns import rows_in, table_of, texts_in, times_of, used_schema
 from batchmill_worker.windows.encoding import decode_state, encode_state
+from batchmill_worker.windows.groups import PassingRows, rows_of_group
 from batchmill_worker.windows.rules import WindowKind, WindowRule
 from batchmill_worker.windows.state import WindowState
 from batchmill_worker.windows.stepping import Arrival, Limits, Refusal, Windows
@@ -26,10 +27,11 @@ from batchmill_worker.windows.stepping import Arrival, Limits, Refusal, Windows
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    from batchmill.jobs.stateful.step import StateStep
     from batchmill_worker.windows.stepping import Firing
 
 MAX_STATES = 16
-"""States that a process keeps in memory, one of a stage, so that the next shard need not read them."""
+"""States that a process keeps in memory, one of a stage and group, so that the next shard need not read them."""
 
 Length = Annotated[float, Span(gt=0, le=MAX_SPAN_S)]
 Wait = Annotated[float, Span(ge=0, le=MAX_SPAN_S)]
@@ -64,12 +66,13 @@ class Window:
         partition: Annotated[str | None, Field(description="A column: each value, at most 1,000, has a clock.")] = None,
         aggregate: Annotated[dict[str, str], Field(description="New columns, and what they have.")] = {"rows": "count"},  # noqa: B006  # it is not changed
         strict: Annotated[bool, Field(description="Rows before the watermark are late, as in Bytewax.")] = False,
+        groups: Annotated[int, Field(ge=1, le=MAX_GROUPS, description="Groups of keys, which run side by side.")] = 1,
         max_windows: Annotated[int, Field(ge=1, le=10_000_000, description="Open windows, at most.")] = 1_000_000,
         max_rows: Annotated[int, Field(ge=1, le=10_000_000, description="Rows that a window collects.")] = 100_000,
     ) -> None:
         kinds = dict(zip(WINDOW_KINDS, (tumbling, sliding, session, count), strict=True))
         spans = {"wait": wait, "late": late, "idle": idle}
-        check_window({**kinds, **spans, "time": time, "by": by, "aggregate": aggregate})
+        check_window({**kinds, **spans, "time": time, "by": by, "aggregate": aggregate, "groups": groups})
         self._kind = WindowKind(next(name for name, value in kinds.items() if value is not None))
         self._time, self._partition = time, partition
         self._by = [by] if isinstance(by, str) else list(by)
@@ -77,8 +80,9 @@ class Window:
         self._aggregates = {name: _aggregate(name, text) for name, text in aggregate.items()}
         columns = [*self._by, *(one.column for one in self._aggregates.values() if one.column)]
         self._columns = list(dict.fromkeys([*columns, *([partition] if partition else [])]))
-        self._limits = Limits(windows=max_windows, rows_per_window=max_rows)
-        self._states: Lru[str, tuple[str, WindowState, pa.Schema]] = Lru(MAX_STATES)
+        nbytes = Limits().nbytes // groups
+        self._limits = Limits(windows=math.ceil(max_windows / groups), rows_per_window=max_rows, nbytes=nbytes)
+        self._states: Lru[tuple[str, int], _KeptState] = Lru(MAX_STATES)
 
     def infer(self, shard: StatefulRows) -> StatefulResults:
         """Put the rows of a shard into their windows."""
@@ -86,43 +90,48 @@ class Window:
         (schema, unfit), first, step = used_schema(shard.rows, self._columns, schema), state.firings, shard.step
         windows = Windows(self._rule, list(self._aggregates.values()), state, self._limits)
         firings: list[Firing] = []
-        counts: list[int] = []
+        counts = [0] * (shard.rows.num_rows + 1)
         owed = 0  # of what fires at rows that fail: it is made of the next row
         errors: dict[int, tuple[str, str]] = {}
         times = times_of(shard.rows, self._time) if self._time else [step.now_ms] * shard.rows.num_rows
+        partitions = texts_in(shard.rows, self._partition) if self._partition else None
         no_time = self._without_time(shard.rows.column_names)
-        for place, (row, at) in enumerate(zip(rows_in(shard.rows, self._columns, schema), times, strict=True)):
-            arrival = self._arrival(row, at, unfit, no_time)
+        places, rows = _rows_of_group(shard.rows, self._by, step)
+        passing = PassingRows(times, partitions)
+        for place, row in zip(places, rows_in(rows, self._columns, schema), strict=True):
+            windows.pass_by(*passing.until(place), step.now_ms)
+            partition = "" if partitions is None else partitions[place]
+            arrival = self._arrival(row, times[place], partition, unfit, no_time)
             if isinstance(arrival, str):
                 errors[place] = (Refusal.BAD_VALUE, arrival)
-                counts.append(0)
+                windows.pass_by(1, _moves(partition, times[place]), step.now_ms)
                 continue
             fired, refused = windows.add(arrival, step.now_ms)
             firings += fired
             owed += len(fired)
             if refused is not None:
                 errors[place] = (refused.why, refused.message)
-                counts.append(0)
             else:
-                counts.append(owed)
-                owed = 0
+                counts[place], owed = owed, 0
+        windows.pass_by(*passing.until(shard.rows.num_rows), step.now_ms)
         ended = windows.flush() if step.is_last else windows.tick(step.now_ms)
-        counts.append(owed + len(ended))
+        counts[-1] = owed + len(ended)
+        numbers = range(first * step.groups + step.group, state.firings * step.groups + step.group, step.groups)
         try:
-            results = table_of([*firings, *ended], first, self._by, self._aggregates, schema)
+            results = table_of([*firings, *ended], numbers, self._by, self._aggregates, schema)
         except (pa.ArrowException, OverflowError) as error:
             raise InvalidRows(f"operator 'window': values of one column have several types: {error}") from error
         data = encode_state(state, schema)
-        self._states.put(_stage_of(shard.name), (shard.name, state, schema))
+        self._states.put((_stage_of(shard.name), step.group), _KeptState(shard.name, step.now_ms, state, schema))
         return StatefulResults(results, counts, data, errors)
 
     def _state(self, shard: StatefulRows) -> tuple[WindowState, pa.Schema]:
         """Return the state to begin with; a copy in memory is used once, as a step changes it."""
-        known = self._states.pop(_stage_of(shard.name))  # also if another process has continued from it
+        known = self._states.pop((_stage_of(shard.name), shard.step.group))  # also if another process has continued
         if not shard.before:
             return WindowState(), pa.schema([])
-        if known is not None and known[0] == shard.before:
-            return known[1:]
+        if known is not None and (known.name, known.now_ms) == (shard.before, shard.step.before_ms):
+            return known.state, known.schema
         return decode_state(shard.load(), self._rule)
 
     def _without_time(self, names: Sequence[str]) -> str:
@@ -134,7 +143,7 @@ class Window:
         return f"the rows have no column {self._time!r}, which is to have their time.{hint}"
 
     def _arrival(
-        self, row: Mapping[str, Any] | str, at: int | None, unfit: Mapping[str, str], no_time: str
+        self, row: Mapping[str, Any] | str, at: int | None, partition: str, unfit: Mapping[str, str], no_time: str
     ) -> Arrival | str:
         """Return a row as windows take it, or what is wrong with it.
 
@@ -154,7 +163,6 @@ class Window:
             return f"columns {', '.join(self._by)}: expected numbers, texts or times"
         if any(isinstance(value, float) and math.isnan(value) for value in key):
             return f"columns {', '.join(self._by)}: expected numbers, texts or times, got NaN"  # it equals no other
-        partition = str(row[self._partition]) if self._partition else ""
         return Arrival(key, at, row, partition)
 
     def _rule_of(self, kinds: Mapping[str, Any], wait: int, late: int, idle: int | None, *, strict: bool) -> WindowRule:
@@ -163,6 +171,27 @@ class Window:
         if self._kind in (WindowKind.TUMBLING, WindowKind.SESSION):
             size = _ms(value)
         return WindowRule(self._kind, size, every, wait_ms=wait, late_ms=late, idle_ms=idle, strict=strict)
+
+
+class _KeptState(NamedTuple):
+    """A state in memory. now_ms: when the shard that has left it was planned."""
+
+    name: str
+    now_ms: int
+    state: WindowState
+    schema: pa.Schema
+
+
+def _rows_of_group(rows: pa.Table, by: Sequence[str], step: StateStep) -> tuple[Sequence[int], pa.Table]:
+    """Return the places of the rows that a shard takes, and these rows."""
+    if step.groups == 1:
+        return range(rows.num_rows), rows
+    places = rows_of_group(rows, by, step.group, step.groups)
+    return places.tolist(), rows.take(pa.array(places))
+
+
+def _moves(partition: str, at: int | None) -> Sequence[tuple[str, int]]:
+    return () if at is None else [(partition, at)]
 
 
 def _stage_of(name: str) -> str:

@@ -47,25 +47,30 @@ def stored_rows(
         if key is None and place not in errors
     }
     paths = lineage[SOURCE_PATH].to_pylist() if SOURCE_PATH in lineage.column_names else [()] * len(keys)
-    kept = pa.array(np.delete(np.arange(rows.num_rows), list(errors)))
-    vectors = vectors.take(pa.array(np.searchsorted(usable, kept)))
+    if errors:
+        kept = np.delete(np.arange(rows.num_rows), list(errors))
+        vectors = vectors.take(pa.array(np.searchsorted(usable, kept)))
+        rows = rows.take(pa.array(kept))
+        keys, paths = [keys[place] for place in kept.tolist()], [paths[place] for place in kept.tolist()]
     names = [name for name in (sink.columns or rows.column_names) if name not in (sink.vector, *OWN_COLUMNS)]
     columns: dict[str, Any] = {
-        ID: row_ids([keys[place] for place in kept.to_pylist()], [paths[place] for place in kept.to_pylist()]),
-        ROOT: pa.array([keys[place] for place in kept.to_pylist()], pa.string()),
-        GENERATION: pa.repeat(job, len(kept)),
+        ID: row_ids(keys, paths),
+        ROOT: pa.array(keys, pa.string()),
+        GENERATION: pa.repeat(job, len(keys)),
         sink.vector: vectors,
     }
-    return pa.table(columns | {name: _plain(rows[name].take(kept)) for name in names}), errors
+    return pa.table(columns | {name: _plain(rows[name]) for name in names}), errors
 
 
-def row_ids(roots: Sequence[str], paths: Sequence[Sequence[int]]) -> pa.StringArray:
+def row_ids(roots: Sequence[str | None], paths: Sequence[Sequence[int]]) -> pa.StringArray:
     """Return the ids of rows: UUIDs of version 5, each made from a row's document and its path in it."""
-    texts = (f"{root}\0{'.'.join(map(str, path))}" for root, path in zip(roots, paths, strict=True))
-    digests = b"".join(
-        hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=_UUID_BYTES).digest() for text in texts
-    )
-    numbers = np.frombuffer(digests, np.uint8).reshape(-1, _UUID_BYTES).copy()
+    digests, new = bytearray(), hashlib.blake2b(digest_size=_UUID_BYTES).copy  # one made anew takes twice the time
+    for root, path in zip(roots, paths, strict=True):
+        text = f"{root}\0{'.'.join(map(str, path))}" if path else f"{root}\0"
+        digest = new()
+        digest.update(text.encode("utf-8", "surrogatepass"))
+        digests += digest.digest()
+    numbers = np.frombuffer(bytes(digests), np.uint8).reshape(-1, _UUID_BYTES).copy()
     numbers[:, 6] = numbers[:, 6] & 0x0F | 0x50
     numbers[:, 8] = numbers[:, 8] & 0x3F | 0x80
     signs = np.full((len(numbers), _UUID_CHARS), ord("-"), np.uint8)
@@ -131,10 +136,19 @@ def _vectors(column: pa.Array, dimension: int | None) -> tuple[pa.FixedSizeListA
     offsets = np.concatenate([[0], np.cumsum(lengths)])
     alike = np.flatnonzero(lengths == usual)
     matrix = numbers.reshape(-1, usual) if not bad else _gathered(numbers, offsets[alike], usual)
-    finite = np.isfinite(matrix).all(axis=1)
+    finite = _finite(matrix)
     bad |= {place: RowError("its vector has a number that is not finite.") for place in alike[~finite].tolist()}
-    usable = np.ascontiguousarray(matrix[finite]).reshape(-1)
-    return pa.FixedSizeListArray.from_arrays(pa.array(usable, pa.float32()), usual), bad
+    usable = matrix if finite.all() else np.ascontiguousarray(matrix[finite])
+    return pa.FixedSizeListArray.from_arrays(pa.array(usable.reshape(-1), pa.float32()), usual), bad
+
+
+def _finite(matrix: npt.NDArray[np.float32]) -> npt.NDArray[np.bool_]:
+    """Return for each row whether all its numbers are finite."""
+    with np.errstate(over="ignore", invalid="ignore"):
+        sums = matrix @ np.ones(matrix.shape[1], np.float32)
+    # A sum is finite only if all numbers are. It may exceed the largest number without that, which is seldom.
+    found: npt.NDArray[np.bool_] = np.isfinite(sums)
+    return found if found.all() else np.asarray(np.isfinite(matrix).all(axis=1))
 
 
 def _usual(lengths: npt.NDArray[np.int64]) -> int:

@@ -64,7 +64,7 @@ def rows_in(rows: pa.Table, names: Sequence[str], schema: pa.Schema) -> Iterator
     faults: dict[int, str] = {}
     for name in names:
         if name in rows.column_names:
-            values, places, why = _values_as(rows[name], schema.field(name).type)
+            values, places, why = values_as(rows[name], schema.field(name).type)
             columns.append(values)
             why = f"column {name!r}: {why}, got {rows.schema.field(name).type}"
             faults = dict.fromkeys(places, why) | faults
@@ -75,7 +75,14 @@ def rows_in(rows: pa.Table, names: Sequence[str], schema: pa.Schema) -> Iterator
         yield faults.get(place) or dict(zip(names, values_of_row, strict=True))
 
 
-def _values_as(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[list[Any], list[int], str]:
+def texts_in(rows: pa.Table, name: str) -> list[str]:
+    """Return the values of a column as texts, whatever they are."""
+    if name not in rows.column_names:
+        return [str(None)] * rows.num_rows
+    return [str(value) for value in values_as(rows[name], rows.schema.field(name).type)[0]]
+
+
+def values_as(column: pa.ChunkedArray | pa.Array, kind: pa.DataType) -> tuple[list[Any], list[int], str]:
     """Return the values of a column, the places of those that windows cannot keep, and what was expected."""
     values, found = values_of(column), column.type
     has_no_times = pa.types.is_integer(found) or pa.types.is_floating(found) or pa.types.is_string(found)
@@ -113,13 +120,17 @@ def times_of(rows: pa.Table, column: str) -> list[int | None]:
 
 
 def table_of(
-    firings: Sequence[Firing], first: int, by: Sequence[str], aggregates: Mapping[str, Aggregate], schema: pa.Schema
+    firings: Sequence[Firing],
+    numbers: Sequence[int],
+    by: Sequence[str],
+    aggregates: Mapping[str, Aggregate],
+    schema: pa.Schema,
 ) -> pa.Table:
-    """Return what fired as a table. first: how many fired before; schema: of the columns that windows use.
+    """Return what fired as a table. numbers: of each; schema: of the columns that windows use.
 
     Raises `pyarrow.ArrowException` for a value that does not fit the type of its column.
     """
-    columns: dict[str, pa.Array] = {SOURCE_ROW: pa.array(range(first, first + len(firings)), pa.int64())}
+    columns: dict[str, pa.Array] = {SOURCE_ROW: pa.array(numbers, pa.int64())}
     for place, name in enumerate(by):
         columns[name] = _array([one.key[place] for one in firings], _type(schema, name))
     columns["window_id"] = pa.array([one.id for one in firings], pa.int64())

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import gc
 import json
 import zlib
+from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
@@ -15,7 +17,7 @@ from batchmill_worker.windows.rules import WindowKind
 from batchmill_worker.windows.state import OpenWindow, PartitionClock, WindowState
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     import pyarrow as pa
 
@@ -66,26 +68,62 @@ def _text_of(window: OpenWindow, *, has_mark: bool) -> str:
 def decode_state(data: bytes, rule: WindowRule) -> tuple[WindowState, pa.Schema]:
     """Read a state, and the schema that was written with it. Raises `DamagedData` for anything else."""
     try:
-        version, columns, numbers, clocks, windows = json.loads(zlib.decompress(data), object_hook=_read)
+        text = zlib.decompress(data).decode()
+        (version, columns, numbers, clocks), place = _head_of(text)
         if version != VERSION:
             raise ValueError(f"version {version}")
         watermark, rows_seen, firings, opened = numbers
         state = WindowState(watermark=watermark, rows_seen=rows_seen, firings=firings)
         for name, one in clocks.items():
             state.add_clock(name, PartitionClock(*one))
-        for key, start, end, number, own_id, sums, rows, nbytes, fired, has_new_rows in windows:
-            window = OpenWindow(
-                tuple(key), start, end, number, own_id, sums, rows, nbytes, fired, has_new_rows=bool(has_new_rows)
-            )
-            state.open(window)
-            if rule.kind is not WindowKind.COUNT:
-                has_waited = window.firings and not window.has_new_rows
-                state.look_at(window, window.end + rule.late_ms if has_waited else window.end)
+        with _without_collections():
+            for window in _windows_in(text, place):
+                state.open(window)
+                if rule.kind is not WindowKind.COUNT:
+                    has_waited = window.firings and not window.has_new_rows
+                    state.look_at(window, window.end + rule.late_ms if has_waited else window.end)
         state.opened = opened
         schema = decode_schema(columns)
     except (ValueError, TypeError, KeyError, zlib.error) as error:
         raise DamagedData(f"the state of windows cannot be read: {error}") from error
     return state, schema
+
+
+def _head_of(text: str) -> tuple[list[Any], int]:
+    """Return what is before the windows, and where these begin."""
+    head, place = [], 0
+    for _ in range(4):
+        value, place = _DECODER.raw_decode(text, place + 1)
+        head.append(value)
+    if not text.startswith(",[", place) or not text.endswith("]]"):
+        raise ValueError("it has no windows")
+    return head, place + 2
+
+
+def _windows_in(text: str, place: int) -> Iterator[OpenWindow]:
+    """Yield the windows from a place on, each with its text: most will be written again as they are."""
+    last = len(text) - len("]]")
+    while place < last:
+        begin = place
+        values, place = _DECODER.raw_decode(text, begin)
+        key, start, end, number, own_id, sums, rows, nbytes, fired, has_new_rows = values
+        own = text[begin:place] if place - begin <= MAX_KEPT_TEXT else ""
+        counts = (rows, nbytes, fired, bool(has_new_rows))
+        yield OpenWindow(tuple(key), start, end, number, own_id, sums, *counts, text=own)
+        place += 1
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Let the garbage collector rest: it would look at all windows again and again while there are more and more."""
+    if not gc.isenabled():
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.enable()
 
 
 def _marked(value: Any) -> dict[str, str]:
@@ -127,3 +165,6 @@ def _read(found: dict[str, Any]) -> Any:
     if found.keys() == {_MARK, "value"}:
         return _READERS[found[_MARK]](found["value"])
     return found
+
+
+_DECODER = json.JSONDecoder(object_hook=_read)

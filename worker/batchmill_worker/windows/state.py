@@ -96,13 +96,16 @@ class WindowState:
         window.looked_at = at
         heapq.heappush(self.queue, (at, window.number, window))
 
-    def see(self, partition: str, at: int, now_ms: int) -> None:
-        """Move the clock of a partition: a row of it has come."""
+    def see(self, rule: WindowRule, partition: str, at: int, now_ms: int) -> None:
+        """Move the clock of a partition, and with it the watermark: a row of it has come."""
         clock = self.clocks.get(partition)
         if clock is None:
             self.add_clock(partition, PartitionClock(at, now_ms))
+        elif at <= clock.highest and now_ms == clock.seen_ms:
+            return  # a row before it has moved all there is to move
         else:
             clock.highest, clock.seen_ms = max(clock.highest, at), max(clock.seen_ms, now_ms)
+        self.advance(rule, now_ms)
 
     def add_clock(self, partition: str, clock: PartitionClock) -> None:
         """Add the clock of a partition."""

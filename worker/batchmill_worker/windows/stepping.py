@@ -2,7 +2,8 @@
 
 1. A row is put into its windows. It is late if none of them takes it any more (Flink); with `strict`, also if it is
    before the watermark (Bytewax).
-2. Its partition's clock moves, and with it the watermark: a window whose end it has reached fires.
+2. Its partition's clock moves, and with it the watermark: a window whose end it has reached fires. So it does at rows
+   that are refused, and at those of other groups of keys: all groups have the same watermark at each row.
 3. A window that has fired and gets another row fires again at once, as a revision, until `late_ms` behind its end.
    Then it is forgotten.
 
@@ -25,7 +26,7 @@ from batchmill_worker.windows.rules import WindowKind
 from batchmill_worker.windows.state import OpenWindow
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from batchmill_worker.windows.aggregates import Aggregate
     from batchmill_worker.windows.rules import WindowRule
@@ -49,7 +50,7 @@ class Refusal(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How much state a stage may have. What exceeds it is refused, row by row."""
+    """How much state a group of keys may have. What exceeds it is refused, row by row."""
 
     windows: int = 1_000_000
     rows_per_window: int = 100_000  # of windows that keep rows
@@ -100,20 +101,32 @@ class Windows:
         self._limits = limits or Limits()
         self._keeps_rows = any(one.keeps_rows for one in self._aggregates)
         self._again: list[OpenWindow] = []  # windows that had fired, and that the current row is in
+        self._has_passed = False  # whether other rows have moved the watermark since windows were looked at
         self.state = state
 
     def add(self, row: Arrival, now_ms: int) -> tuple[list[Firing], Refused | None]:
         """Add a row; return what fires, and why the row is refused, if it is."""
-        firings: list[Firing] = []
         state = self.state
+        firings = self._due() if self._has_passed else []
+        self._has_passed = False
         refused = self._refusal(row) or self._place(row, firings)
         state.rows_seen += 1
-        if self._rule.kind is not WindowKind.COUNT and (refused is None or refused.why is Refusal.LATE):
-            state.see(row.partition, row.at, now_ms)
-            state.advance(self._rule, now_ms)
+        if self._rule.kind is not WindowKind.COUNT:
+            self._move(row.partition, row.at, now_ms)
             firings += self._due()
         state.firings += len(firings)
         return firings, refused
+
+    def pass_by(self, rows: int, moves: Iterable[tuple[str, int]], now_ms: int) -> None:
+        """Let rows pass that are in none of these windows. moves: partitions and times that move clocks.
+
+        What fires at them does so with the next row, or at the end of the step.
+        """
+        self.state.rows_seen += rows
+        if rows and self._rule.kind is not WindowKind.COUNT:
+            self._has_passed = True
+            for partition, at in moves:
+                self._move(partition, at, now_ms)
 
     def tick(self, now_ms: int) -> list[Firing]:
         """Return what fires because time has passed."""
@@ -136,18 +149,29 @@ class Windows:
         watermark = self.state.watermark
         if self._rule.strict and watermark is not None and row.at < watermark:
             return Refused(Refusal.LATE, f"its time {row.at} is before the watermark {watermark}")
-        clocks = self.state.clocks
-        if row.partition not in clocks:
-            if len(clocks) >= self._limits.partitions:
-                return Refused(Refusal.STATE_FULL, f"there are {len(clocks):,} partitions already")
-            if len(row.partition) > MAX_PARTITION_NAME:
-                return Refused(Refusal.BAD_VALUE, f"expected a partition of up to {MAX_PARTITION_NAME:,} characters")
+        refused = self._clock_refusal(row.partition)
+        if refused is not None:
+            return refused
         try:
             for one in self._aggregates:
                 one.check(row.values)
         except BadValue as error:
             return Refused(Refusal.BAD_VALUE, str(error))
         return None
+
+    def _clock_refusal(self, partition: str) -> Refused | None:
+        clocks = self.state.clocks
+        if partition in clocks:
+            return None
+        if len(clocks) >= self._limits.partitions:
+            return Refused(Refusal.STATE_FULL, f"there are {len(clocks):,} partitions already")
+        if len(partition) > MAX_PARTITION_NAME:
+            return Refused(Refusal.BAD_VALUE, f"expected a partition of up to {MAX_PARTITION_NAME:,} characters")
+        return None
+
+    def _move(self, partition: str, at: int, now_ms: int) -> None:
+        if self._clock_refusal(partition) is None:
+            self.state.see(self._rule, partition, at, now_ms)
 
     def _place(self, row: Arrival, firings: list[Firing]) -> Refused | None:
         match self._rule.kind:

@@ -37,6 +37,8 @@ class Window(Stage):
         aggregate: New columns, and what they have: `count`, `sum:COLUMN`, `mean:COLUMN`, `min:COLUMN`, `max:COLUMN`,
             `collect:COLUMN`, a list by time, or `top:COLUMN:N`. None: `rows`, the number of rows.
         strict: Whether rows before the watermark are late, and a gap of exactly `session` joins, as in Bytewax.
+        groups: Into how many groups the keys are divided, up to 64. Groups run on several slots at once, and make the
+            windows of one; each reads all rows.
         name: As of any `Stage`.
         pool: As of any `Stage`.
         keep: As of any `Stage`.
@@ -62,6 +64,7 @@ class Window(Stage):
         partition: str | None = None,
         aggregate: Mapping[str, str] | None = None,
         strict: bool = False,
+        groups: int = 1,
         name: str | None = None,
         pool: str | None = None,
         keep: bool = False,
@@ -81,6 +84,7 @@ class Window(Stage):
             "partition": partition,
             "aggregate": None if aggregate is None else dict(aggregate),
             "strict": strict,
+            "groups": None if groups == 1 else groups,
             **more,
         }
         given = {key: value for key, value in params.items() if value is not None}

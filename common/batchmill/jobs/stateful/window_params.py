@@ -13,7 +13,7 @@ from batchmill.columns import RESERVED_PREFIX
 from batchmill.columns.lineage import LINEAGE
 from batchmill.durations import EXAMPLES, seconds_in
 from batchmill.errors import InvalidParams, did_you_mean
-from batchmill.jobs.stateful.windows import WINDOW_OPERATOR
+from batchmill.jobs.stateful.windows import MAX_GROUPS, WINDOW_OPERATOR
 
 WINDOW_KINDS = ("tumbling", "sliding", "session", "count")
 
@@ -55,6 +55,7 @@ def check_window(params: Mapping[str, Any]) -> None:
     by, aggregates = params.get("by") or [], params.get("aggregate")
     keys = [by] if isinstance(by, str) else by if isinstance(by, list) else []
     _check_keys(keys)
+    _check_groups(params.get("groups"), keys)
     if isinstance(aggregates, Mapping):
         for name, text in aggregates.items():
             if isinstance(name, str) and isinstance(text, str):
@@ -129,6 +130,15 @@ def _check_keys(keys: list[Any]) -> None:
     for place, name in enumerate(keys):
         if isinstance(name, str):
             _check_result_name(f"by: the column {name!r:.80}", "by", name, keys[:place])
+
+
+def _check_groups(groups: object, keys: list[Any]) -> None:
+    if isinstance(groups, bool) or not isinstance(groups, int):
+        return
+    if not 1 <= groups <= MAX_GROUPS:
+        raise _invalid(f"groups: expected 1 to {MAX_GROUPS}, got {groups:,}.", "groups")
+    if groups > 1 and not keys:
+        raise _invalid("groups: expected columns in by, whose values are divided into groups.", "groups")
 
 
 def _check_result_name(what: str, parameter: str, name: str, others: Any) -> None:

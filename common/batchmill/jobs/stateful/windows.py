@@ -11,6 +11,15 @@ if TYPE_CHECKING:
 
 WINDOW_OPERATOR = "window"
 
+MAX_GROUPS = 64
+"""Of keys: each is a shard of every round, which reads all of its rows."""
+
+
+def groups_in(params: Mapping[str, Any]) -> int:
+    """Return into how many groups the keys are divided; what is no number was refused before."""
+    groups = params.get("groups")
+    return int(groups) if isinstance(groups, int | float) else 1
+
 
 def ticking_ms(params: Mapping[str, Any]) -> int | None:
     """Return for how long after its last row time makes windows fire, in milliseconds; None if it never does.

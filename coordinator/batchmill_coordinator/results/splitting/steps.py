@@ -1,4 +1,7 @@
-"""Cuts the results of a stage for one that keeps state: one shard at a time, each with the state of the one before it.
+"""Cuts the results of a stage for one that keeps state: one round at a time, each with the states of the one before it.
+
+A round has a shard for each group of keys, all with the same rows. They are planned in one step of the ledger, so the
+number of a shard says its group, and the shards of all rounds before are settled when a round is planned.
 
 While no rows come, shards without rows let time pass: every `TICK_INTERVAL_MS`, until the stage has been without rows
 for `ticks_for_ms`, after which nothing can be left to do. When the stage before has ended, the last shard says so.
@@ -17,7 +20,7 @@ from batchmill.sources.base import End, InputSplit, NextSplit, NotYet, Splitter
 from batchmill_coordinator.results.freed_results import KEPT_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from batchmill.ledger.formats.record import StageRecord
 
@@ -31,9 +34,9 @@ class StepCursor(NamedTuple):
     results: StageCursor = StageCursor()
     is_ticking: bool = False  # whether shards without rows are needed
     rows_at_ms: int = 0  # when the last shard with rows was planned; 0: none was
-    planned_at_ms: int = 0  # when the last shard was planned
+    planned_at_ms: int = 0  # when the last round was planned
     is_over: bool = False  # whether that was the last one
-    mark: int = 0  # a planned shard; states that were obsolete for it go once it is old
+    mark: int = 0  # the first shard of a round; states that were obsolete for it go once it is old
     marked_at_ms: int = 0  # when it was planned
 
     def write(self) -> str:
@@ -50,9 +53,9 @@ class StepCursor(NamedTuple):
 
 
 class StateSplitter(Splitter):
-    """Gives the next shard once the one before it is settled. results: cuts the results of the stage before.
+    """Gives the next round once the one before it is settled. results: cuts the results of the stage before.
 
-    last_part: names the part of the last planned shard; "" while it is not settled.
+    last_parts: names the parts of the last round; none while it is not settled. groups: shards of a round.
     ticks_for_ms: None: time does nothing.
     """
 
@@ -61,17 +64,19 @@ class StateSplitter(Splitter):
         results: Splitter,
         own: StageRecord,
         cursor: str,
-        last_part: Callable[[], str],
+        last_parts: Callable[[], Sequence[str]],
         now_ms: Callable[[], int],
         ticks_for_ms: int | None,
+        groups: int = 1,
     ) -> None:
         self._results = results
         self._own = own
         self._cursor = StepCursor.parse(cursor)
-        self._last_part = last_part
+        self._last_parts = last_parts
         self._now_ms = now_ms
         self._ticks_for_ms = ticks_for_ms
-        self._is_given = False  # whether this splitter has made a shard, which is not settled then
+        self._groups = groups
+        self._is_given = False  # whether this splitter has made a round, which is not settled then
 
     def next_split(self, max_rows: int, max_bytes: int) -> NextSplit:
         """See `Splitter.next_split`."""
@@ -80,8 +85,8 @@ class StateSplitter(Splitter):
         if self._own.shards_live > 0 or self._is_given:
             return NotYet()
         is_first = self._own.shards_planned == 0
-        before = "" if is_first else self._last_part()
-        if not is_first and not before:
+        before = [""] * self._groups if is_first else self._last_parts()
+        if not before:
             return NotYet()
         now_ms = self._now_ms()
         match self._results.next_split(max_rows, max_bytes):
@@ -110,14 +115,18 @@ class StateSplitter(Splitter):
         age_ms = now_ms - at.marked_at_ms
         if 0 <= age_ms < KEPT_S * 1000:
             return at, 0
-        obsolete = max(at.mark - 1, 0) if age_ms > 0 else 0  # below 0 the clock was set back
+        obsolete = max(at.mark - self._groups, 0) if age_ms > 0 else 0  # below 0 the clock was set back
         return at._replace(mark=self._own.shards_planned, marked_at_ms=now_ms), obsolete
 
-    def _step(self, at: StepCursor, before: str, now_ms: int, rows: InputSplit | None = None) -> InputSplit:
+    def _step(self, at: StepCursor, before: Sequence[str], now_ms: int, rows: InputSplit | None = None) -> InputSplit:
         at, obsolete = self._marked(at, now_ms)
-        step = StateStep(before, obsolete, now_ms, at.is_over)
+        steps = [
+            StateStep(part, 0 if group else obsolete, now_ms, at.is_over, at.planned_at_ms, group, self._groups)
+            for group, part in enumerate(before)
+        ]
         is_ticking = self._ticks_behind(at, now_ms)
         self._cursor = at._replace(is_ticking=is_ticking, planned_at_ms=now_ms)
         self._is_given = True
         slices, count, nbytes = (rows.slices, rows.rows, rows.bytes) if rows is not None else ((), 0, 0)
-        return InputSplit((*slices, step.slice()), count + 1, nbytes, self._cursor.write())
+        first, *others = ((*slices, step.slice()) for step in steps)
+        return InputSplit(first, count + 1, nbytes, self._cursor.write(), tuple(others))
