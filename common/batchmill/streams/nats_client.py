@@ -31,6 +31,7 @@ MAX_CALL_S = 60.0
 """For all that is read at once."""
 RECONNECT_S = 0.5
 """Between two attempts to connect again."""
+MAX_TROUBLES = 3
 READ_AT_ONCE = 500
 MAX_PAYLOAD = 1024**2
 """Of a server that says nothing else, in bytes."""
@@ -58,7 +59,7 @@ class NatsClient:
     def __init__(self, server: NamedStreamServer) -> None:
         self._server = server
         self._client: Client | None = None
-        self._trouble: Exception | None = None  # what the client has met last, which it tries to get over
+        self._troubles: dict[str, None] = {}  # what the client has met since it was connected, as a set in order
         self._connecting = asyncio.Lock()
         self._loop = asyncio.new_event_loop()  # of its own: a client belongs to one loop, whatever threads use it
         threading.Thread(target=self._loop.run_forever, name="nats", daemon=True).start()
@@ -86,26 +87,29 @@ class NatsClient:
             if self._client is None or self._client.is_closed:
                 self._client = await self._connect()
             if not self._client.is_connected:
-                raise ConnectionClosedError if self._trouble is None else NatsError(f"not connected: {self._trouble}")
+                raise self._not_connected() or ConnectionClosedError
             return self._client
 
     async def _connect(self) -> Client:
-        self._trouble = None
+        self._troubles.clear()
         client = Connection()
         try:
             options = {"error_cb": self._on_error, "disconnected_cb": self._on_loss, **_options(self._server)}
             await asyncio.wait_for(client.connect(**options), TIMEOUT_S)
-        except TimeoutError:
-            if self._trouble is None:
-                raise
-            raise NatsError(f"not connected: {self._trouble}") from self._trouble
+        except TimeoutError as error:
+            raise self._not_connected() or error from None
         return client
 
+    def _not_connected(self) -> NatsError | None:
+        """Say why there is no connection; None: that is not known."""
+        return NatsError(f"not connected: {'; '.join(self._troubles)}") if self._troubles else None
+
     async def _on_error(self, error: Exception) -> None:
-        self._trouble = error
+        if len(self._troubles) < MAX_TROUBLES:  # which follow each other: an error of the server, then of the socket
+            self._troubles[str(error) or type(error).__name__] = None
 
     async def _on_loss(self) -> None:
-        self._trouble = None  # it was about the connection that is lost
+        self._troubles.clear()  # they were about the connection that is lost
 
 
 async def read_messages(
