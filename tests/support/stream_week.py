@@ -10,9 +10,11 @@ from batchmill.jobs.completion import Completion
 from batchmill.jobs.dead_letters import DeadLetter, DeadRows, dead_letters_name
 from batchmill.jobs.job import DEFAULT_TENANT, JobForm, StageForm
 from batchmill.jobs.shard import part_of
+from batchmill.jobs.sink import PUBLISH_OPERATOR, STORE_OPERATOR
 from batchmill.jobs.stateful.step import state_name
 from batchmill.jobs.streams.source import RedisStream
 from batchmill.ledger import Ledger
+from batchmill.ledger.formats.encodings import SourceRowBorders
 from batchmill.settings import CoordinatorSettings
 from batchmill.streams.opening import open_stream
 from batchmill.workspace import Workspace
@@ -155,7 +157,11 @@ class Week:
             self.workspace.blobs.put(state_name(JOB, ref.stage, part_of(ref.shard_id, ref.token)), b"state")
         kinds = (("ValueError", dead),) if dead else ()
         results = None if table.num_rows == rows - dead else table.num_rows
-        done = Completion(rows - dead, dead, nbytes, dead_by_type=kinds, results=results)
+        borders = ""
+        if record.spec.last.operator == PUBLISH_OPERATOR and ref.stage == 1 and rows > dead:
+            first = claimed.shard.first_row
+            borders = SourceRowBorders.of(range(first, first + rows - dead), range(rows - dead)).write()
+        done = Completion(rows - dead, dead, nbytes, dead_by_type=kinds, results=results, borders=borders)
         assert self.ledger.shards.commit(ref, done)
 
     def size(self) -> dict[str, int]:
@@ -175,13 +181,11 @@ def _claim(sink: SinkSpec) -> Claim:
 
 def _made_by(operator: str, rows: int) -> pa.Table:
     """Return what a shard of so many rows has as results."""
-    match operator:
-        case "batchmill.store":
-            return pa.table({"receipt": ["a receipt"]})
-        case "batchmill.publish":
-            return pa.table({"rows": [rows], "dimension": [3], "index_kind": ["none"]})
-        case _:
-            return pa.table({"n": pa.array(range(rows), pa.int64()), "text": ["x" * 500] * rows})
+    if operator == STORE_OPERATOR:
+        return pa.table({"receipt": ["a receipt"]})
+    if operator == PUBLISH_OPERATOR:
+        return pa.table({"rows": [rows], "dimension": [3], "index_kind": ["none"]})
+    return pa.table({"n": pa.array(range(rows), pa.int64()), "text": ["x" * 500] * rows})
 
 
 def _dead(ref: ShardRef) -> DeadRows:
