@@ -158,7 +158,7 @@ class Week:
         kinds = (("ValueError", dead),) if dead else ()
         results = None if table.num_rows == rows - dead else table.num_rows
         borders = ""
-        if record.spec.last.operator == PUBLISH_OPERATOR and ref.stage == 1 and rows > dead:
+        if record.spec.sink is not None and ref.stage < 2 and rows > dead:
             first = claimed.shard.first_row
             borders = SourceRowBorders.of(range(first, first + rows - dead), range(rows - dead)).write()
         done = Completion(rows - dead, dead, nbytes, dead_by_type=kinds, results=results, borders=borders)
