@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -334,7 +333,7 @@ class Mounted:
         self._folder = folder
         self._kept = folder.with_name("kept")
         self._is_away = False
-        monkeypatch.setattr(watched_place, "os", SimpleNamespace(path=os.path, stat=self._stat_of))
+        monkeypatch.setattr(watched_place, "device_and_inode", self._device_and_inode)
 
     def vanish(self) -> None:
         self._folder.rename(self._kept)
@@ -346,10 +345,9 @@ class Mounted:
         self._kept.rename(self._folder)
         self._is_away = False
 
-    def _stat_of(self, path: str) -> os.stat_result:
-        found = list(os.stat(path))
-        found[2] += self._is_away  # the device
-        return os.stat_result(found)
+    def _device_and_inode(self, path: str) -> tuple[int, int]:
+        found = Path(path).stat()
+        return found.st_dev + self._is_away, found.st_ino
 
 
 def test_a_mount_that_vanishes_and_leaves_its_folder_is_waited_for(

@@ -1,4 +1,4 @@
-"""Stream servers over TLS, with users: rows are read; who is not trusted gets no password; an error says what is wrong."""
+"""Stream servers over TLS, with users: rows are read, who is not trusted gets no password, errors say what is wrong."""
 
 from __future__ import annotations
 
@@ -108,7 +108,7 @@ def test_kafka_is_read_over_tls_by_a_user(
         security_protocol="SASL_SSL",
         sasl_mechanism=mechanism,
         sasl_username="ada",
-        sasl_password="secret",
+        sasl_password=trust.password.read_text().strip(),
         ssl_ca_location=str(trust.ca),
     )
     try:

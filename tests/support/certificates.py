@@ -20,7 +20,9 @@ class Certificate(NamedTuple):
 
 def make_authority(folder: Path) -> Path:
     """Make an authority; return its certificate, which clients trust."""
-    _openssl(folder, "req", "-x509", *_KEY, "-days", "2", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem")
+    _openssl(
+        folder, "req", "-x509", *_KEY, "-days", "2", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"
+    )
     return folder / "ca.pem"
 
 

@@ -1,6 +1,6 @@
 """An end of TLS and SASL in front of a broker: Tansu has neither TLS nor users that it remembers.
 
-Requests pass once their connection is authenticated, as they are; so the broker behind it advertises the gate's address.
+Requests pass as they are once their connection is authenticated, so the broker behind it advertises the gate's address.
 """
 
 from __future__ import annotations

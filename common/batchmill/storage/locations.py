@@ -124,7 +124,7 @@ class Location:
             return []
 
 
-def _entries(folder: str, recursive: bool, undecodable: list[str] | None) -> list[fs.FileInfo]:  # noqa: FBT001  # of `entries`
+def _entries(folder: str, recursive: bool, undecodable: list[str] | None) -> list[fs.FileInfo]:  # of `entries`
     found: list[fs.FileInfo] = []
     for info in _DISKS.get_file_info(fs.FileSelector(folder, recursive=recursive, allow_not_found=True)):
         try:

@@ -47,7 +47,7 @@ class Connection(Client):
     A server, or who answers in its place, says in plain text whether to encrypt; the password follows that.
     """
 
-    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # noqa: FBT001, FBT002  # as it is called
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # as it is called
         if "tls" in self.options:
             info["tls_required"] = True
         await super()._process_info(info, initial_connection)
@@ -193,4 +193,3 @@ def _options(server: NamedStreamServer) -> dict[str, Any]:
     if server.encrypted:
         options["tls"] = ssl.create_default_context(cafile=None if server.ca_file is None else str(server.ca_file))
     return options
-

@@ -14,10 +14,11 @@ from __future__ import annotations
 
 import json
 import logging
-import os
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from batchmill.errors import NotFound, StorageError, StreamUnavailable
+from batchmill.storage.anchors import real_path
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -99,12 +100,11 @@ class WatchedPlace:
     def _identity(self) -> _Identity | None:
         if not self._location.is_local:
             return None
-        path = os.path.realpath(self._location.path)
+        path = real_path(self._location.path)
         try:
-            found = os.stat(path)
+            return _Identity(path, *device_and_inode(path))
         except (FileNotFoundError, NotADirectoryError):
             return None
-        return _Identity(path, found.st_dev, found.st_ino)
 
     def _require_same(self, *found: _Identity | None) -> None:
         if not self._location.is_local:
@@ -120,3 +120,9 @@ class WatchedPlace:
                 f"{self._title} is another folder than before, and has none of its files.",
                 hint="Mount or restore it. If its files are gone for good, cancel the job and submit a new one.",
             )
+
+
+def device_and_inode(path: str) -> tuple[int, int]:
+    """Return which file system a folder is on, and which it is there. Raises `OSError`."""
+    found = Path(path).stat()
+    return found.st_dev, found.st_ino
