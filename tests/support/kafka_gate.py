@@ -148,7 +148,7 @@ class _Scram(_Login):
 
 
 def _fields(message: str) -> dict[str, str]:
-    return dict(field.split("=", 1) for field in message.split(","))  # type: ignore[misc]
+    return dict(field.split("=", 1) for field in message.split(","))
 
 
 def _request(frame: bytes) -> tuple[int, int, int, bytes]:
