@@ -50,7 +50,7 @@ class KafkaClient:
     def __init__(self, server: NamedStreamServer) -> None:
         self._server = server
         self._options = _options(server)
-        self._trouble = ""  # what the client has met last, which it tries to get over
+        self._last_error = ""  # what the client has met last, which it tries to get over
         self._admin = AdminClient({**self._options, "logger": log, "error_cb": self._on_error})
         self._known: dict[str, tuple[float, dict[int, Extent]]] = {}  # by topic, with when it was asked, monotonic
         self._lock = threading.Lock()
@@ -105,18 +105,18 @@ class KafkaClient:
 
     def _described(self, topic: str) -> Any:
         """Ask for the partitions of a topic. An error says why there is no connection, where that is known."""
-        self._trouble = ""
+        self._last_error = ""
         try:
             return self._admin.list_topics(topic, timeout=TIMEOUT_S).topics[topic]
         except KafkaException as error:
             self._admin.poll(0)  # calls `_on_error`
-            if not self._trouble:
+            if not self._last_error:
                 raise
-            raise KafkaException(KafkaError(error.args[0].code(), self._trouble)) from error
+            raise KafkaException(KafkaError(error.args[0].code(), self._last_error)) from error
 
     def _on_error(self, error: KafkaError) -> None:
         if error.code() != ALL_DOWN:  # which says less than what was reported before it
-            self._trouble = error.str()
+            self._last_error = error.str()
 
     def _offsets(self, topic: str, partitions: Sequence[int], which: OffsetSpec) -> dict[int, int]:
         asked = {TopicPartition(topic, number): which for number in partitions}

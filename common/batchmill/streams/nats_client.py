@@ -31,7 +31,7 @@ MAX_CALL_S = 60.0
 """For all that is read at once."""
 RECONNECT_S = 0.5
 """Between two attempts to connect again."""
-MAX_TROUBLES = 3
+MAX_ERRORS = 3
 READ_AT_ONCE = 500
 MAX_PAYLOAD = 1024**2
 """Of a server that says nothing else, in bytes."""
@@ -59,7 +59,7 @@ class NatsClient:
     def __init__(self, server: NamedStreamServer) -> None:
         self._server = server
         self._client: Client | None = None
-        self._troubles: dict[str, None] = {}  # what the client has met since it was connected, as a set in order
+        self._errors: dict[str, None] = {}  # what the client has met since it was connected, as a set in order
         self._connecting = asyncio.Lock()
         self._loop = asyncio.new_event_loop()  # of its own: a client belongs to one loop, whatever threads use it
         threading.Thread(target=self._loop.run_forever, name="nats", daemon=True).start()
@@ -91,7 +91,7 @@ class NatsClient:
             return self._client
 
     async def _connect(self) -> Client:
-        self._troubles.clear()
+        self._errors.clear()
         client = Connection()
         try:
             options = {"error_cb": self._on_error, "disconnected_cb": self._on_loss, **_options(self._server)}
@@ -102,14 +102,14 @@ class NatsClient:
 
     def _not_connected(self) -> NatsError | None:
         """Say why there is no connection; None: that is not known."""
-        return NatsError(f"not connected: {'; '.join(self._troubles)}") if self._troubles else None
+        return NatsError(f"not connected: {'; '.join(self._errors)}") if self._errors else None
 
     async def _on_error(self, error: Exception) -> None:
-        if len(self._troubles) < MAX_TROUBLES:  # which follow each other: an error of the server, then of the socket
-            self._troubles[str(error) or type(error).__name__] = None
+        if len(self._errors) < MAX_ERRORS:  # which follow each other: an error of the server, then of the socket
+            self._errors[str(error) or type(error).__name__] = None
 
     async def _on_loss(self) -> None:
-        self._troubles.clear()  # they were about the connection that is lost
+        self._errors.clear()  # they were about the connection that is lost
 
 
 async def read_messages(
