@@ -1,21 +1,26 @@
-"""A stream of Redis: from an entry to its row in the results at 500 rows/s, how fast a backlog is worked off, and what
-many open windows take in Redis.
+"""A stream of Redis: from an entry to its row in the results at 500 rows/s, how fast a backlog is worked off, beside
+Bytewax and with files as output, and what many open windows take in Redis.
 """
 
 from __future__ import annotations
 
+import os
 import statistics
+import subprocess
+import sys
 import tempfile
 import threading
 import time
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import pyarrow.parquet as pq
 import redis
 
 import batchmill
 from benchmarks.figures import Bar, Figure, Report
-from benchmarks.stack import processes, service
+from benchmarks.stack import REPOSITORY, processes, service
 
 if TYPE_CHECKING:
     from benchmarks.scale import Scale
@@ -27,12 +32,13 @@ ROWS_PER_S = 500
 WARM_UP_S = 3
 DEADLINE_S = 300
 PIPELINE = 1000
+HAS_PEER = find_spec("bytewax") is not None  # it has no wheel for the latest Python
 
 
 def measure(scale: Scale) -> Report:
-    """Both in turn on one service, `scale.runs` times over."""
+    """All in turn on one service, `scale.runs` times over; the backlog of a run is the same for all."""
     latencies: list[list[float]] = []
-    rates: list[float] = []
+    rates: dict[str, list[float]] = {"ours": [], "files": [], "bytewax": []}
     kept: list[float] = []
     with (
         tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as folder,
@@ -42,25 +48,44 @@ def measure(scale: Scale) -> Report:
     ):
         for number in range(scale.runs):
             latencies.append(_latencies_ms(running, server, f"paced-{number}", scale.stream_s))
-            rates.append(_rows_per_s(running, server, f"backlog-{number}", scale.stream_rows))
+            key, rows = f"backlog-{number}", scale.stream_rows
+            _fill(server, key, rows)
+            rates["ours"].append(rows / _took_s(running, key, rows))
+            rates["files"].append(rows / _took_s(running, key, rows, Path(folder) / f"out-{number}"))
+            if HAS_PEER:
+                rates["bytewax"].append(rows / _bytewax_s(running, key, rows, Path(folder) / f"lines-{number}"))
+            server.delete(key)
         kept.append(_kept_mb(running, server, "windows", scale.stream_windows))
     p50, p99 = ([_percentile(run, share) for run in latencies] for share in (50, 99))
+    windows = f"memory of Redis for {scale.stream_windows:,} open windows"
+    figures = [
+        Figure("XADD to row in the results, median", "ms", p50),
+        Figure("XADD to row in the results, 99th percentile", "ms", p99),
+        Figure("rows of a backlog through echo", "rows/s", rates["ours"]),
+        Figure("rows of a backlog through echo into rolled files", "rows/s", rates["files"]),
+        Figure(windows, "MB", kept),
+    ]
+    bars = [
+        Bar("median of the time to a result", statistics.median(p50), "at most", 60, "ms"),
+        Bar("99th percentile of it", statistics.median(p99), "at most", 200, "ms"),
+        Bar("throughput", statistics.median(rates["ours"]), "at least", 20_000, "rows/s"),
+        Bar("throughput into rolled files", statistics.median(rates["files"]), "at least", 20_000, "rows/s"),
+        Bar(windows, kept[0], "below", 50, "MB"),
+    ]
+    if HAS_PEER:
+        figures.append(Figure("rows of a backlog: Bytewax, into a file of JSON lines", "rows/s", rates["bytewax"]))
+        over = statistics.median(rates["ours"]) / statistics.median(rates["bytewax"])
+        bars.append(Bar("throughput over that of Bytewax", over, "at least", 2, "x"))
     return Report(
         NAME,
         {"rows_per_s": ROWS_PER_S, "seconds": scale.stream_s, "backlog": scale.stream_rows, "workers": WORKERS},
+        figures,
+        bars,
         [
-            Figure("XADD to row in the results, median", "ms", p50),
-            Figure("XADD to row in the results, 99th percentile", "ms", p99),
-            Figure("rows of a backlog through echo", "rows/s", rates),
-            Figure(f"memory of Redis for {scale.stream_windows:,} open windows", "MB", kept),
+            "The results are read by a client over HTTP, with results(follow=True).",
+            "Files are measured until the job is drained and its last file is written.",
+            "Bytewax runs in one process without recovery, and is measured without its start.",
         ],
-        [
-            Bar("median of the time to a result", statistics.median(p50), "at most", 60, "ms"),
-            Bar("99th percentile of it", statistics.median(p99), "at most", 200, "ms"),
-            Bar("throughput", statistics.median(rates), "at least", 20_000, "rows/s"),
-            Bar(f"memory of Redis for {scale.stream_windows:,} open windows", kept[0], "below", 50, "MB"),
-        ],
-        ["The results are read by a client over HTTP, with results(follow=True)."],
     )
 
 
@@ -87,15 +112,33 @@ def _send(server: Any, key: str, count: int) -> None:
         server.xadd(key, {"n": number, "sent": repr(time.time())})
 
 
-def _rows_per_s(running: Service, server: Any, key: str, rows: int) -> float:
-    """Work a backlog off, and return how fast."""
-    _fill(server, key, rows)
+def _took_s(running: Service, key: str, rows: int, output: Path | None = None) -> float:
+    """Work a backlog off, and return how long it took. output: a folder for files, which are complete then."""
     began = time.monotonic()
-    stream = running.client.submit("echo", source=batchmill.RedisStream(key))
+    source = batchmill.RedisStream(key, trim=False)
+    stream = running.client.submit("echo", source=source, output=None if output is None else str(output))
     _wait_for(stream, rows)
+    if output is not None:
+        stream.drain()
+        stream.wait(DEADLINE_S)
     took_s = time.monotonic() - began
-    stream.cancel()
-    return rows / took_s
+    if output is None:
+        stream.cancel()
+    elif (written := sum(pq.read_metadata(file).num_rows for file in output.iterdir())) != rows:
+        raise RuntimeError(f"the files have {written:,} rows, not {rows:,}")
+    return took_s
+
+
+def _bytewax_s(running: Service, key: str, rows: int, target: Path) -> float:
+    """Work the same backlog off with Bytewax, and return how long it took."""
+    command = [sys.executable, "-m", "benchmarks.stream_bytewax", str(running.socket), key, str(rows), str(target)]
+    env = {**os.environ, "PYTHONPATH": f"{REPOSITORY}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"}
+    done = subprocess.run(command, env=env, check=True, capture_output=True, text=True, timeout=DEADLINE_S)
+    with target.open("rb") as file:
+        written = sum(1 for _ in file)
+    if written != rows:
+        raise RuntimeError(f"Bytewax has written {written:,} rows, not {rows:,}")
+    return float(done.stdout.split()[-1])
 
 
 def _kept_mb(running: Service, server: Any, key: str, windows: int) -> float:

@@ -112,7 +112,7 @@ def chaos(
         if have_ended:
             streams.judge(verdict)
         else:
-            verdict.broken.append("the jobs over streams have not ended")
+            verdict.broken += streams.unfinished() or ["the jobs over streams have ended too late"]
         stream_jobs = streams.job_ids if have_ended else []
         _judge(verdict, users, left, cluster, {fault.kind for fault in faults.struck}, stream_jobs)
         verdict.broken += users.complaints + streams.complaints + repairs.complaints

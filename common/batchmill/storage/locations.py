@@ -106,30 +106,36 @@ class Location:
             make_folder(path.parent, mode)
         yield path
 
-    def entries(self, *, recursive: bool = False) -> list[fs.FileInfo]:
+    def entries(self, *, recursive: bool = False, undecodable: list[str] | None = None) -> list[fs.FileInfo]:
         """What is in this folder, in no order; nothing if it is missing. Raises `OSError`.
 
-        recursive: all files below it; folders may be among them.
+        recursive: all files below it; folders may be among them. undecodable: a list that gets the names that are not
+        UTF-8, as people can read them; without it, one is an error.
         """
         if self.objects is not None:
             return self.objects.entries(self.path, recursive=recursive)
         if not self.roots:
-            return _entries(self.path, recursive=recursive)
+            return _entries(self.path, recursive, undecodable)
         try:
             with anchored_folder(self.path, self.roots) as folder:
-                found = _entries(str(folder), recursive=recursive)
+                found = _entries(str(folder), recursive, undecodable)
                 return [_renamed(info, str(folder), self.path.rstrip("/")) for info in found]
         except FileNotFoundError:
             return []
 
 
-def _entries(folder: str, *, recursive: bool) -> list[fs.FileInfo]:
-    found: list[fs.FileInfo] = _DISKS.get_file_info(fs.FileSelector(folder, recursive=recursive, allow_not_found=True))
-    try:
-        _ = [info.path for info in found]
-    except UnicodeDecodeError as error:
-        shown = bytes(error.object).rpartition(b"/")[2].decode(errors="backslashreplace")
-        raise OSError(errno.EILSEQ, f"a name in it is not UTF-8: {shown!r:.300}", folder) from error
+def _entries(folder: str, recursive: bool, undecodable: list[str] | None) -> list[fs.FileInfo]:  # of `entries`
+    found: list[fs.FileInfo] = []
+    for info in _DISKS.get_file_info(fs.FileSelector(folder, recursive=recursive, allow_not_found=True)):
+        try:
+            _ = info.path
+        except UnicodeDecodeError as error:
+            shown = bytes(error.object).rpartition(b"/")[2].decode(errors="backslashreplace")
+            if undecodable is None:
+                raise OSError(errno.EILSEQ, f"a name in it is not UTF-8: {shown!r:.300}", folder) from error
+            undecodable.append(shown)
+        else:
+            found.append(info)
     return found
 
 

@@ -27,6 +27,7 @@ TIMEOUT_S = 5.0
 """For an answer of the cluster."""
 AT_END = KafkaError._PARTITION_EOF  # noqa: SLF001  # what the client itself reports is named like that
 TIMED_OUT = KafkaError._TIMED_OUT  # noqa: SLF001  # as above
+ALL_DOWN = KafkaError._ALL_BROKERS_DOWN  # noqa: SLF001  # as above
 NO_OFFSET = (KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE)  # noqa: SLF001  # as above
 """What a consumer reports whose partition does not have the offset."""
 KNOWN_FOR_S = 1.0
@@ -49,7 +50,8 @@ class KafkaClient:
     def __init__(self, server: NamedStreamServer) -> None:
         self._server = server
         self._options = _options(server)
-        self._admin = AdminClient({**self._options, "logger": log})
+        self._last_error = ""  # what the client has met last, which it tries to get over
+        self._admin = AdminClient({**self._options, "logger": log, "error_cb": self._on_error})
         self._known: dict[str, tuple[float, dict[int, Extent]]] = {}  # by topic, with when it was asked, monotonic
         self._lock = threading.Lock()
         self._reader: Any = None
@@ -61,7 +63,7 @@ class KafkaClient:
         known = self._known.get(topic)
         if known is not None and not fresh and time.monotonic() - known[0] < KNOWN_FOR_S:
             return known[1]
-        found = self._admin.list_topics(topic, timeout=TIMEOUT_S).topics[topic]
+        found = self._described(topic)
         if found.error is not None:
             raise KafkaException(found.error)
         firsts = self._offsets(topic, found.partitions, OffsetSpec.earliest())
@@ -100,6 +102,21 @@ class KafkaClient:
             if changed:
                 committer.commit(offsets=changed, asynchronous=True)
                 self._committed[group, topic] = {**before, **offsets}
+
+    def _described(self, topic: str) -> Any:
+        """Ask for the partitions of a topic. An error says why there is no connection, where that is known."""
+        self._last_error = ""
+        try:
+            return self._admin.list_topics(topic, timeout=TIMEOUT_S).topics[topic]
+        except KafkaException as error:
+            self._admin.poll(0)  # calls `_on_error`
+            if not self._last_error:
+                raise
+            raise KafkaException(KafkaError(error.args[0].code(), self._last_error)) from error
+
+    def _on_error(self, error: KafkaError) -> None:
+        if error.code() != ALL_DOWN:  # which says less than what was reported before it
+            self._last_error = error.str()
 
     def _offsets(self, topic: str, partitions: Sequence[int], which: OffsetSpec) -> dict[int, int]:
         asked = {TopicPartition(topic, number): which for number in partitions}

@@ -9,7 +9,7 @@ import threading
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any, TypeVar
 
-import nats
+from nats.aio.client import Client
 from nats.errors import ConnectionClosedError
 from nats.errors import Error as NatsError
 from nats.js.api import AckPolicy, ConsumerConfig, DeliverPolicy
@@ -19,7 +19,6 @@ from batchmill.streams.base import Message
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from nats.aio.client import Client
     from nats.js import JetStreamContext
 
     from batchmill.storage.named_stream_servers import NamedStreamServer
@@ -32,6 +31,7 @@ MAX_CALL_S = 60.0
 """For all that is read at once."""
 RECONNECT_S = 0.5
 """Between two attempts to connect again."""
+MAX_ERRORS = 3
 READ_AT_ONCE = 500
 MAX_PAYLOAD = 1024**2
 """Of a server that says nothing else, in bytes."""
@@ -41,12 +41,25 @@ ERRORS = (NatsError, OSError, TimeoutError)
 """What is raised while the server is away, or refuses something."""
 
 
+class Connection(Client):
+    """A client that encrypts its connection if it has the option `tls`, whatever the server says.
+
+    A server, or who answers in its place, says in plain text whether to encrypt; the password follows that.
+    """
+
+    async def _process_info(self, info: dict[str, Any], initial_connection: bool = False) -> None:  # as it is called
+        if "tls" in self.options:
+            info["tls_required"] = True
+        await super()._process_info(info, initial_connection)
+
+
 class NatsClient:
     """One connection, made when it is first used; the client connects again by itself. Thread-safe."""
 
     def __init__(self, server: NamedStreamServer) -> None:
         self._server = server
         self._client: Client | None = None
+        self._errors: dict[str, None] = {}  # what the client has met since it was connected, as a set in order
         self._connecting = asyncio.Lock()
         self._loop = asyncio.new_event_loop()  # of its own: a client belongs to one loop, whatever threads use it
         threading.Thread(target=self._loop.run_forever, name="nats", daemon=True).start()
@@ -72,10 +85,31 @@ class NatsClient:
     async def _connected(self) -> Client:
         async with self._connecting:
             if self._client is None or self._client.is_closed:
-                self._client = await asyncio.wait_for(nats.connect(**_options(self._server)), TIMEOUT_S)
+                self._client = await self._connect()
             if not self._client.is_connected:
-                raise ConnectionClosedError
+                raise self._not_connected() or ConnectionClosedError
             return self._client
+
+    async def _connect(self) -> Client:
+        self._errors.clear()
+        client = Connection()
+        try:
+            options = {"error_cb": self._on_error, "disconnected_cb": self._on_loss, **_options(self._server)}
+            await asyncio.wait_for(client.connect(**options), TIMEOUT_S)
+        except TimeoutError as error:
+            raise self._not_connected() or error from None
+        return client
+
+    def _not_connected(self) -> NatsError | None:
+        """Say why there is no connection; None: that is not known."""
+        return NatsError(f"not connected: {'; '.join(self._errors)}") if self._errors else None
+
+    async def _on_error(self, error: Exception) -> None:
+        if len(self._errors) < MAX_ERRORS:  # which follow each other: an error of the server, then of the socket
+            self._errors[str(error) or type(error).__name__] = None
+
+    async def _on_loss(self) -> None:
+        self._errors.clear()  # they were about the connection that is lost
 
 
 async def read_messages(
@@ -150,7 +184,6 @@ def _options(server: NamedStreamServer) -> dict[str, Any]:
         "connect_timeout": TIMEOUT_S,
         "max_reconnect_attempts": -1,
         "reconnect_time_wait": RECONNECT_S,
-        "error_cb": _on_error,
     }
     password = server.password()
     if server.user is not None:
@@ -160,7 +193,3 @@ def _options(server: NamedStreamServer) -> dict[str, Any]:
     if server.encrypted:
         options["tls"] = ssl.create_default_context(cafile=None if server.ca_file is None else str(server.ca_file))
     return options
-
-
-async def _on_error(_error: Exception) -> None:
-    """Leave it to the calls, which raise it."""

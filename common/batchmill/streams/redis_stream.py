@@ -7,6 +7,7 @@ are behind an offset, and how many were deleted before they were read.
 
 from __future__ import annotations
 
+import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -15,7 +16,7 @@ import redis
 from batchmill.errors import StreamUnavailable
 from batchmill.redis_access.connections import unavailable
 from batchmill.streams.base import Fetched, Head, Message, StreamReader
-from batchmill.streams.messages import event_time_ms, rows_of, with_lost
+from batchmill.streams.messages import event_time_ms, parse_time_ms, rows_of, with_lost
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -29,6 +30,10 @@ BEGINNING = "0-0"
 READ_AT_ONCE = 1000
 PARTITION = ""
 """The only partition of a stream has no name."""
+
+
+Entry = tuple[bytes, dict[bytes, bytes]]
+"""An entry as the server has it: its id, and its fields."""
 
 
 class RedisStreamReader(StreamReader):
@@ -57,25 +62,18 @@ class RedisStreamReader(StreamReader):
             about = read_info(self._redis, self._key)
             if not is_behind(about.last, after.offset) or not about.length:
                 return _all_lost(about, after)
-            entries = self._entries(after.offset, "+", max_rows, max_bytes)
+            entries, nbytes = self._entries(after.offset, "+", max_rows, max_bytes)
         lost = lost_before(about, after)
         if not entries:
             return _all_lost(about, after) if max_rows > 0 and max_bytes > 0 else None
-        times = [at for one in entries if (at := event_time_ms(one, self._spec.time)) is not None]
-        return Fetched(
-            entries[-1].offset,
-            len(entries),
-            sum(one.nbytes for one in entries),
-            after.position + lost + len(entries),
-            max(times, default=None),
-            lost,
-        )
+        last = entries[-1][0].decode()
+        return Fetched(last, len(entries), nbytes, after.position + lost + len(entries), self._latest(entries), lost)
 
     def read(self, partition: str, after: str, last: str, rows: int) -> RowsRead:  # noqa: ARG002  # there is one
         """See `StreamReader`."""
         with source_errors(self._spec.title):
-            entries = self._entries(after, last, rows, None)
-        found = rows_of(entries, self._types, self._spec.title)
+            entries, _ = self._entries(after, last, rows, None)
+        found = rows_of([self._message(*one) for one in entries], self._types, self._spec.title)
         return with_lost(found, rows - len(entries), self._spec.title)
 
     def lag(self, partition: str, after: Head) -> int:  # noqa: ARG002  # there is one
@@ -95,21 +93,39 @@ class RedisStreamReader(StreamReader):
             with source_errors(self._spec.title):
                 trim(self._redis, self._key, min((one[PARTITION] for one in settled), key=parse_id))
 
-    def _entries(self, after: str, last: str, max_rows: int, max_bytes: int | None) -> list[Message]:
-        found: list[Message] = []
-        left = max_rows
-        while left > 0 and (max_bytes is None or max_bytes > 0):
-            step = min(left, READ_AT_ONCE)
-            some = [self._message(*one) for one in self._redis.xrange(self._key, f"({after}", last, count=step)]
+    def _entries(self, after: str, last: str, max_rows: int, max_bytes: int | None) -> tuple[list[Entry], int]:
+        """Read entries as the server has them, and their bytes: a planner needs no more of most of them."""
+        found: list[Entry] = []
+        nbytes, limit = 0, sys.maxsize if max_bytes is None else max_bytes
+        while len(found) < max_rows and nbytes < limit:
+            step = min(max_rows - len(found), READ_AT_ONCE)
+            some: list[Entry] = self._redis.xrange(self._key, f"({after}", last, count=step)
             for one in some:
                 found.append(one)
-                max_bytes = None if max_bytes is None else max_bytes - one.nbytes
-                if max_bytes is not None and max_bytes <= 0:
-                    return found
+                nbytes += self._size(one[1])
+                if nbytes >= limit:
+                    return found, nbytes
             if len(some) < step:
                 break
-            after, left = some[-1].offset, left - step
-        return found
+            after = some[-1][0].decode()
+        return found, nbytes
+
+    def _size(self, fields: Mapping[bytes, bytes]) -> int:
+        if self._json_field is not None:
+            return len(fields.get(self._json_field, b""))
+        return sum(map(len, fields)) + sum(map(len, fields.values()))
+
+    def _latest(self, entries: Sequence[Entry]) -> int | None:
+        """Return the highest event time; without a column for it, the arrival of the last entry: ids only rise."""
+        column = self._spec.time
+        if column is None:
+            return parse_id(entries[-1][0].decode())[0]
+        if self._json_field is not None:
+            found = (event_time_ms(self._message(*one), column) for one in entries)
+        else:
+            name = column.encode()
+            found = (parse_time_ms(_text(fields[name])) if name in fields else None for _, fields in entries)
+        return max((at for at in found if at is not None), default=None)
 
     def _message(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Message:
         offset = entry_id.decode()

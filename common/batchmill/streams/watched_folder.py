@@ -8,7 +8,8 @@
    that the other job was reading is its file 1, from where that one stopped.
 4. A file is described before it is read, as any source is, in a process that may die. The description is kept until its
    rows are settled. A file that cannot be described is one bad row, as is the rest of one that changes while it is
-   planned; rows that are planned and gone are bad rows. So no file ends the job.
+   planned; rows that are planned and gone are bad rows. So no file ends the job. A folder that vanishes with all its
+   files does not count as that (`watched_place`).
 """
 
 from __future__ import annotations
@@ -40,9 +41,10 @@ from batchmill.sources.base import (
 from batchmill.sources.schemas import conform
 from batchmill.stage_results import joined
 from batchmill.streams.base import BAD_FILE
+from batchmill.streams.watched_place import WatchedPlace
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Collection, Mapping, Sequence
 
     from batchmill.clock import Clock
     from batchmill.jobs.files import FileSource
@@ -103,7 +105,7 @@ class WatchedFolder(EndlessSource):
         With the start `new`, it stores which files are there.
         """
         if self._spec.start == "new":
-            self._put_known({info.base_name: info.mtime_ns or 0 for info in self._entries()})
+            self._put_known({info.base_name: info.mtime_ns or 0 for info in self._entries(())})
         return self._cursor_at(BEGINNING)
 
     def follow(self, earlier: str, savepoint: str) -> str:
@@ -157,19 +159,23 @@ class WatchedFolder(EndlessSource):
         try:
             return self.file(number).read_with_faults((replace(piece, offsets=""),))
         except InvalidSource as error:
-            self._require_folder()
+            self._require_same()
             return _unreadable(piece.rows, self._spec.title, error.message)
 
     def give_up(self, number: int, error: InvalidSource) -> None:
         """Note why a file, or the rest of it, cannot be read. Raises `StreamUnavailable` if its folder is gone."""
-        self._require_folder()
+        self._require_same()
         fault = [str(error.details.get("file") or self._spec.title), error.message]
         self._workspace.blobs.put(f"{_folder(self._name(number))}/fault.json", json.dumps(fault).encode())
 
-    def _require_folder(self) -> None:
+    def _require_same(self) -> None:
+        """Raise `StreamUnavailable` if not only a file is gone, but the folder."""
+        self._place.require_same(self._ledger.files_of(self._job_id))
+
+    @cached_property
+    def _place(self) -> WatchedPlace:
         location = self._workspace.locations.resolve(self._spec.path)
-        if location.is_local and location.look_up().type != fs.FileType.Directory:
-            raise StreamUnavailable(f"{self._spec.title} is not there.", hint="Restore or mount it.")
+        return WatchedPlace(self._spec.title, location, self._workspace.blobs, f"jobs/{self._job_id}/files/place.json")
 
     def wait(self, cursor: str, timeout_s: float) -> bool:  # noqa: ARG002  # a folder is looked at, whatever was read
         """See `EndlessSource`: no file system says when there is a new file."""
@@ -180,7 +186,8 @@ class WatchedFolder(EndlessSource):
         """See `EndlessSource`. The files that wait count as many rows as those before them had on average."""
         at = StreamOffsets.parse(cursor or self._spec.offsets).partitions.get(self._job_id, PartitionOffset(BEGINNING))
         number, _ = _parse(at.after)
-        waiting = len(self._fresh(number, self._ledger.files_of(self._job_id), self._entries()))
+        taken = self._ledger.files_of(self._job_id)
+        waiting = len(self._fresh(number, taken, self._entries(taken)))
         return Survey(round(waiting * max(at.position / max(number, 1), 1)), 1)
 
     def settle(self, settled: Sequence[Mapping[str, str]]) -> None:
@@ -208,7 +215,8 @@ class WatchedFolder(EndlessSource):
         The number of a file that was taken and never planned is not given again: an inspector may have it open.
         """
         taken = self._ledger.files_of(self._job_id)
-        entries = self._entries()
+        entries = self._entries(taken)
+        self._place.note()
         there = {info.base_name for info in entries}
         self._ledger.forget_files(self._job_id, [one for one, at in taken.items() if at < number and one not in there])
         fresh = self._fresh(number, taken, entries)
@@ -224,6 +232,7 @@ class WatchedFolder(EndlessSource):
                 raise InvalidSource(f"{location.uri!r} is no file any more.")
             self._workspace.describe_source(name, described)
         except InvalidSource as error:
+            self._require_same()
             self._workspace.blobs.put(f"{_folder(name)}/fault.json", json.dumps([location.uri, error.message]).encode())
         except StorageError as error:
             raise StreamUnavailable(f"{location.uri} cannot be read: {error.message}", hint=error.hint) from error
@@ -256,13 +265,8 @@ class WatchedFolder(EndlessSource):
                 found.append(info)
         return found
 
-    def _entries(self) -> list[fs.FileInfo]:
-        try:
-            entries = self._workspace.locations.resolve(self._spec.path).entries()
-        except (OSError, StorageError) as error:
-            raise StreamUnavailable(
-                f"{self._spec.title} cannot be read: {error}", hint="Check the folder, and its permissions."
-            ) from error
+    def _entries(self, taken: Collection[str]) -> list[fs.FileInfo]:
+        entries = self._place.entries(taken)
         if len(entries) > MAX_FILES:
             raise StreamUnavailable(
                 f"{self._spec.title} has {len(entries):,} files, at most {MAX_FILES:,} can be watched.",

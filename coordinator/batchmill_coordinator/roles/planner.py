@@ -28,7 +28,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Thread
-from typing import TYPE_CHECKING, assert_never
+from typing import TYPE_CHECKING, NamedTuple, assert_never
 
 from batchmill.caches import Lru
 from batchmill.errors import InvalidSource, ServiceUnavailable
@@ -83,6 +83,13 @@ class _Task:
     tenant: str
     future: Future[None]
     is_alone: bool  # no other stage may be planned meanwhile
+
+
+class _Found(NamedTuple):
+    """Stages to plan. are_all: whether there is no other one in a pool with workers."""
+
+    stages: list[JobStage]
+    are_all: bool
 
 
 @dataclass(slots=True)
@@ -153,7 +160,8 @@ class Planner:
         self._collect()
         self._drop_what_ended()
         while time.monotonic() < ends_at:
-            for one in self._to_plan(pools, seen):
+            found = self._to_plan(pools, seen)
+            for one in found.stages:
                 if self._has_thread_for(one):
                     seen.add(one.key)
                     self._running[one.key] = self._start(one, pools.get(one.spec.pool, EMPTY), epoch)
@@ -161,6 +169,8 @@ class Planner:
                 return
             wait([task.future for task in self._running.values()], LOOK_AGAIN_S, FIRST_COMPLETED)
             self._collect()
+            if not self._running and found.are_all and all(one.key in seen for one in found.stages):
+                return  # what there is to plan by now has woken the next step
 
     def _start(self, one: JobStage, pool: PoolView, epoch: int) -> _Task:
         """Plan a stage in a thread, which ends with the process even if the source never answers."""
@@ -179,18 +189,19 @@ class Planner:
         Thread(target=run, name=f"{self.name} {one.job.id}", daemon=True).start()
         return task
 
-    def _to_plan(self, pools: Mapping[str, PoolView], seen: Collection[StageKey]) -> list[JobStage]:
+    def _to_plan(self, pools: Mapping[str, PoolView], seen: Collection[StageKey]) -> _Found:
         """Return some stages that may have too few live shards, without those that were seen or are being planned."""
         index = self._ledger.index
         waiting = self._waits.keys()
         horizons = {name: pool.horizon for name, pool in pools.items()}
-        keys = index.to_plan(horizons, MAX_STAGES_READ + len(waiting) + len(seen))
+        limit = MAX_STAGES_READ + len(waiting) + len(seen)
+        keys = index.to_plan(horizons, limit)
         fresh = [key for key in keys if key not in seen and key not in self._running and key not in waiting]
         if not fresh and not seen:
             idle = dict.fromkeys(set(index.pools_to_plan(MAX_IDLE_POOLS)) - pools.keys(), EMPTY.horizon)
             fresh = [key for key in index.to_plan(idle, 1) if key not in self._running]
         stages = [one for one in self._ledger.jobs.read_stages(fresh) if self._has_to_plan(one, pools)]
-        return sorted(stages, key=lambda one: -one.job.spec.priority)
+        return _Found(sorted(stages, key=lambda one: -one.job.spec.priority), are_all=len(keys) < limit)
 
     def _has_to_plan(self, one: JobStage, pools: Mapping[str, PoolView]) -> bool:
         wanted = pools.get(one.spec.pool, EMPTY).horizon - one.stage.shards_live
