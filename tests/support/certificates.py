@@ -1,26 +1,23 @@
-<<<<<<< HEAD
-"""Certificates of this machine, signed by an authority of their own. Needs `openssl`."""
+"""Certificates for tests: an authority of their own, and servers that it knows. Needs `openssl`."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
-=======
-"""Certificates for tests: an authority of their own, and servers that it knows."""
-
-from __future__ import annotations
-
-import subprocess
 from typing import TYPE_CHECKING, NamedTuple
->>>>>>> streams2
 
 if TYPE_CHECKING:
     from pathlib import Path
 
-<<<<<<< HEAD
-_NEW_KEY = ("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2")
+_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
+
+
+class Certificate(NamedTuple):
+    """A server's certificate and key."""
+
+    file: Path
+    key: Path
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,28 +48,10 @@ class Certificates:
 
 
 def make_certificates(folder: Path) -> Certificates:
-    """Make them in a folder, for `127.0.0.1`."""
+    """Make an authority and a certificate of `127.0.0.1` in a folder."""
     folder.mkdir(parents=True)
-    made = Certificates(folder / "authority.pem", folder / "here.pem", folder / "here.key")
-    _make(made.authority, folder / "authority.key", "/CN=authority")
-    signed = ("-CA", os.fspath(made.authority), "-CAkey", os.fspath(folder / "authority.key"))
-    extra = ("-addext", "subjectAltName=IP:127.0.0.1", "-addext", "basicConstraints=critical,CA:FALSE")
-    _make(made.certificate, made.key, "/CN=here", *signed, *extra)
-    return made
-
-
-def _make(certificate: Path, key: Path, name: str, *options: str) -> None:
-    command = (*_NEW_KEY, "-subj", name, "-keyout", os.fspath(key), "-out", os.fspath(certificate), *options)
-    subprocess.run(command, check=True, capture_output=True)
-=======
-_KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes")
-
-
-class Certificate(NamedTuple):
-    """A server's certificate and key."""
-
-    file: Path
-    key: Path
+    authority, here = make_authority(folder), make_certificate(folder, "here", "IP:127.0.0.1")
+    return Certificates(authority, here.file, here.key)
 
 
 def make_authority(folder: Path) -> Path:
@@ -94,4 +73,3 @@ def make_certificate(folder: Path, name: str, alternative: str) -> Certificate:
 
 def _openssl(folder: Path, *arguments: str) -> None:
     subprocess.run(["openssl", *arguments], cwd=folder, check=True, capture_output=True)
->>>>>>> streams2

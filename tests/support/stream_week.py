@@ -56,8 +56,8 @@ class Week:
     """A job of two stages over a stream, and the roles that keep it, under a clock that is set.
 
     keep_results_s, keep_results_bytes: for how long results are kept, and how many bytes of them. keeps_state: whether
-        the second stage does. groups: of keys, which it divides them into. output, sink: of the job; a sink adds its two
-        stages. max_rows: of a shard.
+        the second stage does. groups: of keys, which it divides them into. output, sink: of the job; a sink adds its
+        two stages. max_rows: of a shard.
     """
 
     def __init__(
