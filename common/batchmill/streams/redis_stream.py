@@ -7,8 +7,8 @@ are behind an offset, and how many were deleted before they were read.
 
 from __future__ import annotations
 
-import sys
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -72,7 +72,7 @@ class RedisStreamReader(StreamReader):
     def read(self, partition: str, after: str, last: str, rows: int) -> RowsRead:  # noqa: ARG002  # there is one
         """See `StreamReader`."""
         with source_errors(self._spec.title):
-            entries, _ = self._entries(after, last, rows, None)
+            entries, _ = self._entries(after, last, rows, None)  # as they were planned, whatever their size
         found = rows_of([self._message(*one) for one in entries], self._types, self._spec.title)
         return with_lost(found, rows - len(entries), self._spec.title)
 
@@ -94,17 +94,18 @@ class RedisStreamReader(StreamReader):
                 trim(self._redis, self._key, min((one[PARTITION] for one in settled), key=parse_id))
 
     def _entries(self, after: str, last: str, max_rows: int, max_bytes: int | None) -> tuple[list[Entry], int]:
-        """Read entries as the server has them, and their bytes: a planner needs no more of most of them."""
+        """Read entries as the server has them, and count their bytes if these are limited."""
         found: list[Entry] = []
-        nbytes, limit = 0, sys.maxsize if max_bytes is None else max_bytes
-        while len(found) < max_rows and nbytes < limit:
+        nbytes = 0
+        while len(found) < max_rows and (max_bytes is None or nbytes < max_bytes):
             step = min(max_rows - len(found), READ_AT_ONCE)
             some: list[Entry] = self._redis.xrange(self._key, f"({after}", last, count=step)
             for one in some:
                 found.append(one)
-                nbytes += self._size(one[1])
-                if nbytes >= limit:
-                    return found, nbytes
+                if max_bytes is not None:
+                    nbytes += self._size(one[1])
+                    if nbytes >= max_bytes:
+                        return found, nbytes
             if len(some) < step:
                 break
             after = some[-1][0].decode()
@@ -132,7 +133,8 @@ class RedisStreamReader(StreamReader):
         at_ms = int(offset.partition("-")[0])
         if self._json_field is not None:
             return Message(offset, fields.get(self._json_field, b""), at_ms)
-        return Message(offset, {name.decode(errors="replace"): _text(value) for name, value in fields.items()}, at_ms)
+        row = {_name(name): value.decode(errors="replace") for name, value in fields.items()}
+        return Message(offset, row, at_ms)
 
 
 class StreamInfo:
@@ -205,6 +207,12 @@ def source_errors(title: str) -> Iterator[None]:
             f"{title} cannot be read: {reason}",
             hint="Check that the server runs that BATCHMILL_STREAMS_URL names, and that the key is a stream.",
         ) from error
+
+
+@lru_cache(maxsize=4096)
+def _name(name: bytes) -> str:
+    """Return the name of a field, which mostly all entries have."""
+    return name.decode(errors="replace")
 
 
 def _text(value: Any) -> str:
