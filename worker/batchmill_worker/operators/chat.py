@@ -83,6 +83,9 @@ class Chat(LanguageModelOperator):
         context: params.Context = None,
         places: params.Places = 8,
         threads: params.Threads = None,
+        adapters: params.Adapters = None,
+        adapter: params.Adapter = None,
+        stages: params.Stages = 1,
     ) -> None:
         if (prompt is None) is (messages is None) or (system is not None and messages is not None):
             raise InvalidParams(
@@ -100,9 +103,20 @@ class Chat(LanguageModelOperator):
             )
         super().__init__(
             "chat",
-            EngineRequest("chat", model, engine, endpoint, context, places, threads),
+            EngineRequest("chat", model, engine, endpoint, context, places, threads, adapters or {}, stages),
             Settings(
-                max_tokens, temperature, top_p, seed, stop or (), schema, on_long, logprobs, options, tools, tool_choice
+                max_tokens,
+                temperature,
+                top_p,
+                seed,
+                stop or (),
+                schema,
+                on_long,
+                logprobs,
+                options,
+                tools,
+                tool_choice,
+                adapter,
             ),
         )
         self._messages = messages
