@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from batchmill_worker.generation.stop_texts import StopSearch
+from batchmill_worker.generation.engines.stop_texts import StopSearch
 
 
 @pytest.mark.parametrize(

@@ -217,6 +217,7 @@ class EngineLimits:
     places: rows in flight at most.
     keeps_prefixes: whether each place has the tokens of its last row computed, so that the next one need not compute
         those that it shares.
+    shares_prefixes: whether a row need not compute those that it shares with any row which has begun its answer.
     is_local: whether it computes on the device of the process, and is expected to make progress all the time.
     has_schemas, has_stops, has_seeds: whether it obeys a schema, stop texts, and the seed of a row.
     has_logprobs: whether it reports the likeliest tokens.
@@ -232,6 +233,7 @@ class EngineLimits:
     context: int | None
     places: int
     keeps_prefixes: bool = False
+    shares_prefixes: bool = False
     is_local: bool = True
     has_schemas: bool = True
     has_stops: bool = True

@@ -96,6 +96,7 @@ class OpenVinoEngine:
         self.limits = EngineLimits(
             tokens,
             places,
+            shares_prefixes=True,
             has_schemas=False,
             has_logprobs=False,
             is_exact=self.precision == "float32",

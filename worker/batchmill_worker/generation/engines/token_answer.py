@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill_worker.generation.base import Answer, Delta
-from batchmill_worker.generation.stop_texts import StopSearch
+from batchmill_worker.generation.engines.stop_texts import StopSearch
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

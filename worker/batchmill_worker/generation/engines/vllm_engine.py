@@ -131,6 +131,7 @@ class VllmEngine:
         self.limits = EngineLimits(
             tokens,
             places,
+            shares_prefixes=True,
             is_exact=self.precision == "float32",
             continues=True,
             has_tools=self._tokenizer.tool_format is not None,
