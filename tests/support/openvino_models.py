@@ -13,18 +13,15 @@ from support.hf_models import make_language_model
 if TYPE_CHECKING:
     from pathlib import Path
 
-HEADS = 4
 
-
-def make_openvino_model(folder: Path, **config: Any) -> Path:
+def make_openvino_model(folder: Path) -> Path:
     """Write a language model, its tokenizer and its form for OpenVINO to a folder."""
-    make_language_model(folder, num_key_value_heads=HEADS, num_attention_heads=HEADS, **config)
-    export(folder)
+    export(make_language_model(folder))
     return folder
 
 
 def export(folder: Path) -> None:
-    """Write OpenVINO's form of the Hugging Face model in a folder beside it. It has as many heads in its cache."""
+    """Write OpenVINO's form of the Hugging Face model in a folder beside it."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     openvino = library()
@@ -48,7 +45,7 @@ def _traced(model: Any) -> Any:
     from transformers.cache_utils import DynamicCache, DynamicLayer
 
     config = model.config
-    width = config.hidden_size // config.num_attention_heads
+    heads, width = config.num_key_value_heads, config.hidden_size // config.num_attention_heads
 
     class WithCache(torch.nn.Module):
         """The model whose cache is given and returned."""
@@ -73,7 +70,7 @@ def _traced(model: Any) -> Any:
             return (made.logits, *(part for layer in cache.layers for part in (layer.keys, layer.values)))
 
     count, new, before = 2, 3, 4
-    past = [torch.zeros(count, HEADS, before, width) for _ in range(2 * config.num_hidden_layers)]
+    past = [torch.zeros(count, heads, before, width) for _ in range(2 * config.num_hidden_layers)]
     positions = torch.arange(before, before + new).repeat(count, 1)
     example = (
         torch.ones(count, new, dtype=torch.int64),
@@ -88,16 +85,16 @@ def _traced(model: Any) -> Any:
             WithCache().eval(), example_input=example, trace_kwargs={"check_trace": False}
         )
         graph = frontend.convert(frontend.load(decoder))
-    _name(graph, config.num_hidden_layers, width)
+    _name(graph, config.num_hidden_layers, heads, width)
     return graph
 
 
-def _name(graph: Any, layers: int, width: int) -> None:
+def _name(graph: Any, layers: int, heads: int, width: int) -> None:
     openvino = library()
     kinds = (("input_ids", "i64", [-1, -1]), ("attention_mask", "i64", [-1, -1]))
     kinds += (("position_ids", "i64", [-1, -1]), ("beam_idx", "i32", [-1]))
     parts = [f"{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
-    described = [*kinds, *((f"past_key_values.{part}", "f32", [-1, HEADS, -1, width]) for part in parts)]
+    described = [*kinds, *((f"past_key_values.{part}", "f32", [-1, heads, -1, width]) for part in parts)]
     for port, (name, kind, shape) in zip(graph.inputs, described, strict=True):
         port.get_tensor().set_names({name})
         port.get_node().set_element_type(getattr(openvino.Type, kind))

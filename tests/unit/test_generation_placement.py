@@ -161,7 +161,7 @@ def test_a_prefix_in_a_shared_cache_is_computed_by_its_leader(prefixes: int) -> 
     together, least = computed_together(rows, Placement(PLACES, keeps_prefixes=False))
 
     assert computed == prefixes * PREFIX_TOKENS + len(rows) * BLOCK_TOKENS
-    assert together > 2 * computed
+    assert together > 1.5 * computed
     assert steps <= least + prefixes
 
 
