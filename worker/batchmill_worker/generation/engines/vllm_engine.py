@@ -20,7 +20,7 @@ import os
 import threading
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from batchmill.errors import InvalidParams, MissingExtra, OperatorFailed
 from batchmill_worker.generation.base import Delta, EngineLimits
@@ -120,7 +120,7 @@ class VllmEngine:
         self._deltas = DeltaQueue()
         self._running: dict[int, Future[None]] = {}
         self._waiting: list[Generation] = []
-        self._death: BaseException | None = None
+        self._failure: BaseException | None = None
         try:
             self._engine: Any = self._call(self._open())
         except Exception as error:
@@ -166,8 +166,8 @@ class VllmEngine:
             self._running[generation.number] = task
         self._waiting.clear()
         shown = [delta for delta in self._deltas.take(wait_s) if delta.number in self._running]
-        if self._death is not None:
-            self._bury(self._death)
+        if self._failure is not None:
+            self._fail_all(self._failure)
         for delta in shown:
             if delta.is_end:
                 del self._running[delta.number]
@@ -210,7 +210,7 @@ class VllmEngine:
             raise
         except self._library.death as error:
             if engine is self._engine:  # else it is known already
-                self._death = error
+                self._failure = error
             self._deltas.put(Delta(number, error=VllmError(str(error))))
         except Exception as error:  # noqa: BLE001  # whatever it is, the row must not be waited for
             self._deltas.put(Delta(number, error=VllmError(f"{type(error).__name__}: {error}")))
@@ -286,13 +286,13 @@ class VllmEngine:
             made.append(TokenLogprob(self._tokenizer.decode((token,)), float(likely[token].logprob), others))
         return made
 
-    def _bury(self, death: BaseException) -> None:
+    def _fail_all(self, cause: BaseException) -> NoReturn:
         """Raise `VllmError`, with the engine ready to load the model again."""
         self._running.clear()
         self._waiting.clear()
-        self._death = None
+        self._failure = None
         self._call(self._shut())
-        raise VllmError(f"its processes have died: {death}") from death
+        raise VllmError(f"its processes have died: {cause}") from cause
 
     def _call(self, work: Coroutine[Any, Any, Any]) -> Any:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
