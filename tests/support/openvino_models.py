@@ -5,6 +5,7 @@ The model is traced with its cache as inputs and outputs, which then become stat
 
 from __future__ import annotations
 
+import warnings
 from typing import TYPE_CHECKING, Any
 
 from batchmill_worker.backends.openvino_library import library
@@ -80,7 +81,8 @@ def _traced(model: Any) -> Any:
         *past,
     )
     frontend = FrontEndManager().load_by_framework("pytorch")
-    with torch.no_grad():
+    with torch.no_grad(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # the tracer reports each shape that the model's code looks at
         decoder = TorchScriptPythonDecoder(
             WithCache().eval(), example_input=example, trace_kwargs={"check_trace": False}
         )
@@ -105,7 +107,18 @@ def _name(graph: Any, layers: int, heads: int, width: int) -> None:
 
 
 def _keep_cache_as_state(graph: Any, layers: int) -> None:
-    from openvino._offline_transformations import apply_make_stateful_transformation
+    """Make the cache a state, which is empty at first: the library finds it by these operations."""
+    from openvino import opset13 as ops
+    from openvino._offline_transformations import apply_make_stateful_transformation, apply_moc_transformations
 
+    apply_moc_transformations(graph, cf=False)  # slices that cut nothing hide the cache from the library
     parts = [f"{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
     apply_make_stateful_transformation(graph, {f"past_key_values.{part}": f"present.{part}" for part in parts})
+    shape = ops.shape_of(graph.input("input_ids"), output_type="i64")
+    rows = ops.gather(shape, ops.constant([0]), ops.constant(0))
+    for node in graph.get_ops():
+        if node.get_type_name() == "ReadValue":
+            _, heads, _, width = node.get_output_partial_shape(0)
+            size = ops.concat([rows, ops.constant([heads.get_length(), 0, width.get_length()])], axis=0)
+            node.set_arguments([ops.broadcast(ops.constant(0.0, dtype=node.get_output_element_type(0)), size)])
+    graph.validate_nodes_and_infer_types()

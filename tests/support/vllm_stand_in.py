@@ -11,17 +11,16 @@ import hashlib
 import sys
 from dataclasses import dataclass, field
 from enum import Enum
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
     import pytest
 
 BLOCK_TOKENS = 16
-WORDS = (20, 200)
-"""The tokens that answers are of."""
 
 
 class RequestOutputKind(Enum):
@@ -88,13 +87,17 @@ class EngineDeadError(Exception):
 
 @dataclass
 class Seen:
-    """What a test may look at. is_dead: set it to kill the library's processes. tokens: of an answer with a schema."""
+    """What a test may look at, and set.
+
+    is_dead: the library's processes are. tokens: of an answer with a schema. words: the tokens that others are of.
+    """
 
     engines: list[AsyncLLM] = field(default_factory=list)
     requests: list[tuple[list[int], SamplingParams, LoRARequest | None]] = field(default_factory=list)
     aborted: list[str] = field(default_factory=list)
     is_dead: bool = False
     tokens: list[int] = field(default_factory=list)
+    words: Sequence[int] = range(20, 200)
 
 
 class AsyncLLM:
@@ -157,7 +160,7 @@ class AsyncLLM:
             return self.seen.tokens[place]
         about = (tokens, adapter and adapter.lora_name, params.temperature and params.seed)
         number = int.from_bytes(hashlib.blake2b(repr(about).encode(), digest_size=4).digest())
-        return WORDS[0] + number % (WORDS[1] - WORDS[0])
+        return self.seen.words[number % len(self.seen.words)]
 
     @staticmethod
     def _reason(place: int, limit: int, is_last: bool) -> str | None:
@@ -202,6 +205,7 @@ def install(patch: pytest.MonkeyPatch) -> Seen:
     }
     for name, values in names.items():
         module = ModuleType(name)
+        module.__spec__ = ModuleSpec(name, None)
         vars(module).update(values)
         patch.setitem(sys.modules, name, module)
     return seen

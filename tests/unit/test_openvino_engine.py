@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
 
 from batchmill.errors import InvalidParams, OperatorFailed
-from batchmill_worker.generation.base import BegunAnswer, Draft, Generation, Message, Sampling, Segment
+from batchmill_worker.generation.base import Draft, Generation, Message, Sampling, Segment
 from batchmill_worker.generation.engine_check import answer_together
 from batchmill_worker.generation.engines.openvino_engine import OpenVinoError
 from batchmill_worker.models.model_memory import MIB, SlotMemory
@@ -138,17 +139,12 @@ def test_an_engine_that_fails_says_so_and_answers_others_afterwards(small: Ready
 
 
 def test_a_begun_answer_continues_as_it_would_have(small: ReadyOperator) -> None:
-    engine: Any = small.requests.engine
-    table = pa.table({"body": ["a cat"]})
-    (calm,) = Shards(small).run(table).table.to_pylist()
-    tokens = engine.encode(calm["text"])
-    begun = BegunAnswer(engine._tokenizer.decode(tokens[:3]), 3, engine.digest)
+    calm = answers(small, ask(small, 800, "one two Q"))[0]
+    tokens = small.requests.engine.encode(calm.text)
+    begun = replace(ask(small, 801, "one two Q"), begun_text=calm.text[:3], begun_tokens=tokens[:3])
 
-    (continued,) = Shards(small).run(table, begun={0: begun}).table.to_pylist()
-
-    assert len(tokens) == calm["generated_tokens"]
-    columns = ("text", "generated_tokens", "prompt_tokens", "finish_reason")
-    assert [continued[name] for name in columns] == [calm[name] for name in columns]
+    assert len(tokens) == calm.generated_tokens
+    assert answers(small, begun) == [calm]
 
 
 def test_a_prompt_that_is_too_long_is_cut_or_refused_here(small: ReadyOperator) -> None:

@@ -225,21 +225,23 @@ class VllmEngine:
             request_id=str(generation.number),
             lora_request=self._adapter(generation.sampling.adapter),
         )
+        finished = False
         async with aclosing(outputs):  # one that is not read to its end is aborted
             async for output in outputs:
                 made = output.outputs[0]
                 cached = max(cached, output.num_cached_tokens or 0)
                 logprobs += self._logprobs(made.token_ids, made.logprobs, generation.sampling.logprobs)
-                delta = answer.more(made.token_ids)
-                if not (output.finished or answer.is_stopped):
-                    self._deltas.put(delta)
-                    continue
-                if not answer.is_stopped and made.finish_reason not in ("stop", "length"):
+                delta, finished = answer.more(made.token_ids), output.finished
+                if answer.is_stopped:
+                    break
+                if finished and made.finish_reason not in ("stop", "length"):
                     raise VllmError(f"the row was ended with the reason {made.finish_reason!r}")
-                end = answer.end(made.finish_reason or "stop", cached, logprobs)
-                self._deltas.put(Delta(delta.number, delta.text, answer=end))
-                return
-        raise VllmError("it has ended without an answer")
+                if not finished:
+                    self._deltas.put(delta)
+        if not (finished or answer.is_stopped):
+            raise VllmError("it has ended without an answer")
+        end = answer.end(made.finish_reason or "stop", cached, logprobs)
+        self._deltas.put(Delta(delta.number, delta.text, answer=end))
 
     async def _begins(self, sampling: Sampling) -> bool:
         params = self._params(sampling, 0, sampling.max_tokens - 1)
