@@ -68,7 +68,8 @@ def _traced(model: Any) -> Any:
             made = self.model(
                 input_ids=input_ids, attention_mask=mask, position_ids=position_ids, past_key_values=cache
             )
-            return (made.logits, *(part for layer in cache.layers for part in (layer.keys, layer.values)))
+            layers: list[Any] = list(cache.layers)
+            return (made.logits, *(part for layer in layers for part in (layer.keys, layer.values)))
 
     count, new, before = 2, 3, 4
     past = [torch.zeros(count, heads, before, width) for _ in range(2 * config.num_hidden_layers)]
@@ -93,8 +94,10 @@ def _traced(model: Any) -> Any:
 
 def _name(graph: Any, layers: int, heads: int, width: int) -> None:
     openvino = library()
-    kinds = (("input_ids", "i64", [-1, -1]), ("attention_mask", "i64", [-1, -1]))
-    kinds += (("position_ids", "i64", [-1, -1]), ("beam_idx", "i32", [-1]))
+    kinds: list[tuple[str, str, list[int]]] = [
+        *((name, "i64", [-1, -1]) for name in ("input_ids", "attention_mask", "position_ids")),
+        ("beam_idx", "i32", [-1]),
+    ]
     parts = [f"{layer}.{part}" for layer in range(layers) for part in ("key", "value")]
     described = [*kinds, *((f"past_key_values.{part}", "f32", [-1, heads, -1, width]) for part in parts)]
     for port, (name, kind, shape) in zip(graph.inputs, described, strict=True):

@@ -13,7 +13,7 @@ from batchmill_worker.generation.engines.stop_texts import StopSearch
     ("stops", "pieces", "shown", "text"),
     [
         ((), ["one ", "two"], ["one ", "two"], "one two"),
-        (("END",), ["one E", "ND two"], ["one ", ""], "one "),
+        (("END",), ["one EN", "D two"], ["one ", ""], "one "),
         (("END",), ["one E", "N", "x"], ["one ", "", "ENx"], "one ENx"),
         (("\n\n", "END"), ["a\n", "b END c\n\n"], ["a", "\nb "], "a\nb "),
         (("aab",), ["aa", "ab"], ["", "a"], "a"),

@@ -85,7 +85,7 @@ def answers(operator: ReadyOperator, *generations: Generation) -> list[Answer]:
 
 
 def test_rows_are_answered_on_cuda_where_it_is_installed_and_its_processes_end(folder: Path, seen: Seen) -> None:
-    with of(folder) as operator:
+    with of(folder, prompt="Say these words again, slowly and clearly: {body}.") as operator:
         result = Shards(operator).run(TABLE)
         backend = operator.backend()
 

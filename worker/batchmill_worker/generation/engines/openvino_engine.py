@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from batchmill_worker.models.model_memory import SlotMemory
 
 NAME = "openvino"
-EXTRA = "openvino-genai"
+EXTRA = "genai"
 GRAPH = "openvino_model.xml"
 """The file that marks a folder with a model in OpenVINO's form."""
 WEIGHTS = "openvino_model.bin"
@@ -153,7 +153,7 @@ class OpenVinoEngine:
             handle.cancel()
 
     def stats(self) -> EngineStats:
-        """Return what the engine is at. The library does not tell what it had in its cache."""
+        """Return what the engine is at. The library does not report what it had in its cache."""
         return EngineStats(len(self._running), self.limits.places, self._sums[0], 0, self._sums[1])
 
     def close(self) -> None:

@@ -28,11 +28,6 @@ class TokenAnswer:
         self._unshown = 0  # how many tokens since there was text
 
     @property
-    def has_begun(self) -> bool:
-        """Whether there is a token that was made here."""
-        return len(self._tokens) > len(self.generation.begun_tokens)
-
-    @property
     def is_stopped(self) -> bool:
         """Whether a stop text is in it: the engine need not make more."""
         return self._stops.end is not None
