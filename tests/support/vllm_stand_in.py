@@ -33,7 +33,16 @@ class RequestOutputKind(Enum):
 class StructuredOutputsParams:
     json: str | dict[str, Any] | None = None
     regex: str | None = None
+
+
+@dataclass
+class StructuredOutputsConfig:
+    backend: str = "auto"
     disable_any_whitespace: bool = False
+
+    def __post_init__(self) -> None:
+        if self.disable_any_whitespace and self.backend not in ("xgrammar", "guidance"):
+            raise ValueError("disable_any_whitespace is only supported for xgrammar and guidance backends.")
 
 
 @dataclass
@@ -65,6 +74,7 @@ class AsyncEngineArgs:
     enable_lora: bool = False
     max_loras: int = 1
     max_lora_rank: int = 16
+    structured_outputs_config: StructuredOutputsConfig = field(default_factory=StructuredOutputsConfig)
 
 
 @dataclass(frozen=True)
@@ -189,6 +199,7 @@ def install(patch: pytest.MonkeyPatch) -> Seen:
     engine = type("AsyncLLM", (AsyncLLM,), {"seen": seen})
     names: dict[str, dict[str, Any]] = {
         "vllm": {},
+        "vllm.config": {"StructuredOutputsConfig": StructuredOutputsConfig},
         "vllm.engine": {},
         "vllm.engine.arg_utils": {"AsyncEngineArgs": AsyncEngineArgs},
         "vllm.lora": {},

@@ -172,9 +172,7 @@ def test_answers_fit_a_schema_without_free_whitespace_and_are_checked(folder: Pa
     assert [row["text"] for row in rows] == ['{"a":1}'] * 2
     assert {row["finish_reason"] for row in rows} == {"stop"}
     assert [row.failure.error_type for row in dead] == ["InvalidOutput"]
-    form = seen.requests[-1][1].structured_outputs
-    assert form is not None
-    assert form.disable_any_whitespace
+    assert all(engine.arguments.structured_outputs_config.disable_any_whitespace for engine in seen.engines)
 
 
 def test_likelihoods_and_stop_texts(folder: Path, seen: Seen) -> None:

@@ -44,6 +44,8 @@ if TYPE_CHECKING:
 NAME = "vllm"
 DEVICE_SHARE = 0.9
 """Of the memory of a GPU, for weights, cache and what a pass needs; the rest is for the drivers."""
+GRAMMARS = "guidance"
+"""What holds answers to a schema; llama.cpp has the same library."""
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
 """The ranks of adapters that the library can be set to."""
 ENVIRONMENT = {
@@ -195,7 +197,10 @@ class VllmEngine:
 
     async def _open(self) -> Any:
         """Load the model. In the loop, to which the library binds itself."""
-        return self._library.engine.from_engine_args(self._library.arguments(**self._arguments))
+        library = self._library
+        # Whether JSON may have free whitespace is a setting of the engine: the library ignores it in a request.
+        schemas = library.schemas(backend=GRAMMARS, disable_any_whitespace=True)
+        return library.engine.from_engine_args(library.arguments(**self._arguments, structured_outputs_config=schemas))
 
     async def _shut(self) -> None:
         engine, self._engine = self._engine, None
@@ -261,7 +266,7 @@ class VllmEngine:
         if sampling.logprobs is not None:
             settings["logprobs"] = sampling.logprobs
         if sampling.schema:
-            settings["structured_outputs"] = library.schema(json=sampling.schema, disable_any_whitespace=True)
+            settings["structured_outputs"] = library.schema(json=sampling.schema)
         return library.params(
             max_tokens=sampling.max_tokens - begun,
             temperature=sampling.temperature,
@@ -314,6 +319,7 @@ class _Library:
     params: Any
     kinds: Any
     schema: Any
+    schemas: Any
     adapter: Any
     death: type[Exception]
 
@@ -334,6 +340,7 @@ def _import(operator: str) -> _Library:
             sampling.SamplingParams,
             sampling.RequestOutputKind,
             sampling.StructuredOutputsParams,
+            importlib.import_module("vllm.config").StructuredOutputsConfig,
             importlib.import_module("vllm.lora.request").LoRARequest,
             importlib.import_module("vllm.v1.engine.exceptions").EngineDeadError,
         )
