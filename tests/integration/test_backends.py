@@ -13,7 +13,7 @@ import pytest
 
 from batchmill.errors import InvalidParams, MissingExtra, OperatorFailed
 from batchmill.storage.locations import Locations
-from batchmill_worker.backends import openvino_backend, selection
+from batchmill_worker.backends import openvino_backend, openvino_library, selection
 from batchmill_worker.backends.converted_models import ConvertedModels
 from batchmill_worker.models.operator_cache import OperatorCache
 from batchmill_worker.models.setup_context import SetupContext
@@ -183,7 +183,7 @@ def test_a_broken_form_is_made_again(models: Path, tmp_path: Path, caplog: pytes
 
 
 def test_the_use_of_openvino_is_reported_to_nobody() -> None:
-    openvino_backend.computes_in("bfloat16")
+    openvino_library.computes_in("bfloat16")
     from openvino.tools import ovc
 
     assert type(ovc.telemetry).__module__ == "openvino.tools.ovc.telemetry_stub"

@@ -56,7 +56,7 @@ def test_a_service_is_only_given_settings_that_exist() -> None:
     assert {name for name in given if name.startswith(PREFIX)} <= known
 
 
-@pytest.mark.parametrize("name", ["worker", "worker-gpu"])
+@pytest.mark.parametrize("name", ["worker", "worker-gpu", "worker-vllm"])
 def test_workers_are_given_more_time_to_stop_than_they_take_to_drain(name: str) -> None:
     drain_s = float(CONTAINERS[name]["environment"].get("BATCHMILL_DRAIN_S", WorkerSettings().drain_s))
     grace_s = float(CONTAINERS[name]["stop_grace_period"].removesuffix("s"))
@@ -76,7 +76,7 @@ def test_each_secret_goes_only_to_the_services_that_need_it() -> None:
         for secret in STACK["volumes"]
         if secret.endswith("-secrets")
     }
-    ledger = {"valkey", "coordinator", "standby", "worker", "worker-gpu", "flower"}
+    ledger = {"valkey", "coordinator", "standby", "worker", "worker-gpu", "worker-vllm", "flower"}
     assert seen == {
         "ledger-secrets": {"secrets", *ledger},
         "api-secrets": {"secrets", "coordinator", "standby"},

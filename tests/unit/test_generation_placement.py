@@ -7,6 +7,7 @@ import random
 import pytest
 
 from batchmill_worker.generation.placement import BLOCK_TOKENS, Placement, blocks_of, shared
+from batchmill_worker.generation.shared_placement import SharedPlacement
 
 PLACES = 4
 PREFIX_TOKENS = 10 * BLOCK_TOKENS
@@ -120,3 +121,77 @@ def test_urgent_rows_go_first_and_others_can_be_held_back(keeps_prefixes: bool) 
     assert following(only_urgent=True) is None
     assert {following(only_urgent=False), following(only_urgent=False)} <= {"a", "b", None}
     assert placement.urgent == 0
+
+
+def computed_together(rows: list[tuple[int, int]], placement: Placement[int]) -> tuple[int, int]:
+    """Run rows in an engine with one cache: what a row shares with one that has a token is not computed.
+
+    Returns the tokens of prompts computed, and the steps. A row makes its first token in the step after its entry.
+    """
+    prompts = {number: prompt(prefix, number) for prefix, number in rows}
+    for _, number in rows:
+        placement.add(number, prompts[number], 8)
+    has: set[int] = set()
+    running: dict[int, int] = {}  # by row, how many steps are left
+    computed = steps = 0
+    while len(placement) or running:
+        free = range(PLACES - len(running))
+        entered: list[int] = []
+        while len(free) > len(entered):
+            found = placement.next_row(free[len(entered) :], is_idle=not running and not entered)
+            if found is None:
+                break
+            entered.append(found[0])
+            blocks = blocks_of(prompts[found[0]])
+            computed += sum(BLOCK_TOKENS for block in blocks if block not in has)
+        running |= {number: 1 + number % 3 for number in entered}
+        for number in entered:
+            has.update(blocks_of(prompts[number]))
+            placement.begun(number)
+        running = {number: left - 1 for number, left in running.items() if left > 1}
+        steps += 1
+    return computed, steps
+
+
+@pytest.mark.parametrize("prefixes", [8, 3])
+def test_a_prefix_in_a_shared_cache_is_computed_by_its_leader(prefixes: int) -> None:
+    rows = sorted(shuffled(prefixes, 8))  # the rows of a prefix follow each other
+
+    computed, steps = computed_together(rows, SharedPlacement(PLACES))
+    together, least = computed_together(rows, Placement(PLACES, keeps_prefixes=False))
+
+    assert computed == prefixes * PREFIX_TOKENS + len(rows) * BLOCK_TOKENS
+    assert together > 1.5 * computed
+    assert steps <= least + prefixes
+
+
+def test_rows_without_a_repeated_prefix_wait_for_nothing_in_a_shared_cache() -> None:
+    rows = [(number, number) for number in range(20)]
+
+    assert computed_together(rows, SharedPlacement(PLACES)) == computed_together(
+        rows, Placement(PLACES, keeps_prefixes=False)
+    )
+
+
+def test_a_row_whose_leader_has_failed_waits_no_longer() -> None:
+    placement: SharedPlacement[int] = SharedPlacement(PLACES)
+    for number in range(3):
+        placement.add(number, prompt(0, number), 8)
+
+    first = placement.next_row([0, 1], is_idle=True)
+    assert placement.next_row([1], is_idle=False) is None
+    placement.ended(0)
+
+    assert first == (0, 0)
+    assert placement.next_row([1], is_idle=False) == (1, 1)
+
+
+def test_urgent_rows_do_not_wait_for_a_prefix_in_a_shared_cache() -> None:
+    placement: SharedPlacement[int] = SharedPlacement(PLACES)
+    placement.add(0, prompt(0, 0), 8)
+    assert placement.next_row([0, 1], is_idle=True) == (0, 0)
+    placement.add(1, prompt(0, 1), 8)
+    placement.add(2, prompt(0, 2), 8, is_urgent=True)
+
+    assert placement.next_row([1, 2], is_idle=False) == (2, 1)
+    assert placement.next_row([2], is_idle=False) is None

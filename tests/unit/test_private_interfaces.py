@@ -178,9 +178,9 @@ def check_obstore_listing(_: Path) -> None:
 
 
 def check_openvino_front_end(_: Path) -> None:
-    from batchmill_worker.backends import openvino_backend
+    from batchmill_worker.backends import openvino_library
 
-    openvino_backend.library()  # first: an import by itself would report its use, from a fork of this process
+    openvino_library.library()  # first: an import by itself would report its use, from a fork of this process
     from openvino.frontend import FrontEndManager
     from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 

@@ -9,8 +9,8 @@ import pytest
 
 from batchmill.errors import InvalidParams, OperatorFailed
 from batchmill_worker.generation.base import Draft, Generation, Message, Sampling, Segment
+from batchmill_worker.generation.engine_check import answer_together
 from batchmill_worker.generation.engines.transformers_engine import EngineDied
-from batchmill_worker.generation.language_model import answer_together
 from batchmill_worker.models.model_memory import MIB, SlotMemory
 from support.hf_models import CONTEXT, make_language_model
 from support.language_models import Shards, loaded

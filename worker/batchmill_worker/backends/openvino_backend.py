@@ -10,7 +10,6 @@ convert the transformer alone and pin versions of the libraries.
 from __future__ import annotations
 
 import logging
-import sys
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +20,7 @@ import numpy as np
 import torch
 
 from batchmill.operators.contract import BackendInfo
+from batchmill_worker.backends.openvino_library import library
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,14 +40,6 @@ _CHATTY = ("transformers", "sentence_transformers", "openvino")
 """Libraries that log, during a conversion, about attributes that the tracer only looks at."""
 
 
-def library() -> Any:
-    """Import OpenVINO, without what reports its use to its makers: from forks of this process, whatever runs in it."""
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # cannot be imported: it has a stand-in
-    import openvino
-
-    return openvino
-
-
 def missing_library() -> str:
     """Return why OpenVINO cannot be imported here; "": it can."""
     try:
@@ -61,11 +53,6 @@ def versions() -> list[str]:
     """List what the result of a conversion depends on besides the model."""
     libraries = ("openvino", "torch", "transformers", "sentence-transformers")
     return [f"form {_FORM}", *(f"{library} {version(library)}" for library in libraries)]
-
-
-def computes_in(precision: str) -> bool:
-    """Return whether this processor computes in a number format without converting it to another."""
-    return precision != "bfloat16" or "BF16" in library().Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 class _Pipeline(torch.nn.Module):

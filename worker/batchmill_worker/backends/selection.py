@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from pydantic import ValidationError
 
-from batchmill_worker.backends import openvino_backend
+from batchmill_worker.backends import openvino_backend, openvino_library
 from batchmill_worker.backends.check import Check, compare
 from batchmill_worker.backends.converted_models import ConvertedModels, key_of
 from batchmill_worker.backends.openvino_backend import OpenVinoBackend
@@ -73,7 +73,7 @@ def faster_backend(source: TorchBackend, request: ConversionRequest, models: Con
     if not models.are_stored:
         log.info("%s runs on torch: converted models are not stored here", request.model)
         return source
-    if not openvino_backend.computes_in(request.precision):
+    if not openvino_library.computes_in(request.precision):
         log.info("%s runs on torch: the processor does not compute in %s", request.model, request.precision)
         return source
     try:

@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, TypeAlias
 from batchmill.operators.row_errors import Stalled
 from batchmill_worker.generation.base import BegunAnswer
 from batchmill_worker.generation.placement import Placement
+from batchmill_worker.generation.shared_placement import SharedPlacement
 from batchmill_worker.runtime.device import Turn
 from batchmill_worker.runtime.slot_board import Pulse
 from batchmill_worker.runtime.tenant_places import may_enter
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from batchmill.clock import Clock
-    from batchmill_worker.generation.base import Answer, Delta, Generation, TextEngine
+    from batchmill_worker.generation.base import Answer, Delta, EngineLimits, Generation, TextEngine
     from batchmill_worker.runtime.device import DeviceLock
     from batchmill_worker.runtime.device_time import AttemptUsage, DeviceHold
     from batchmill_worker.runtime.slot_board import SlotBoard
@@ -116,9 +117,7 @@ class Flow:
         self._turn = Turn(device, is_shared=True)
         self._turn_began_at = 0.0
         self._changed = threading.Condition()  # guards all below
-        self._placement: Placement[_Ticket] = Placement(
-            engine.limits.places, keeps_prefixes=engine.limits.keeps_prefixes
-        )
+        self._placement = _placement(engine.limits)
         self._in_flight: dict[int, _Ticket] = {}
         self._shards: set[FlowShard] = set()
         self._withdrawn: list[_Ticket] = []
@@ -272,6 +271,8 @@ class Flow:
             if ticket is None:
                 return
             ticket.progressed_at = self._clock.monotonic()
+            if delta.tokens:
+                self._placement.begun(ticket)
             if ticket.generation.may_continue and not delta.is_end:
                 ticket.pieces.append(delta.text)
                 ticket.tokens += delta.tokens
@@ -308,12 +309,14 @@ class Flow:
         del self._in_flight[ticket.generation.number]
         shard = ticket.shard
         if isinstance(outcome, Exception):
+            self._placement.ended(ticket)
             try:
                 with ticket.holding:
                     raise _Wasted
             except _Wasted:
                 pass
         else:
+            self._placement.begun(ticket)
             ticket.holding.close()
         if ticket.hold is not None:
             shard.busy_us += ticket.hold.took_us
@@ -333,3 +336,9 @@ class Flow:
                     self._engine.abort(ticket.generation.number)
                 self._end(ticket, _Wasted())
             self._withdrawn.clear()
+
+
+def _placement(limits: EngineLimits) -> Placement[_Ticket]:
+    if limits.shares_prefixes:
+        return SharedPlacement(limits.places)
+    return Placement(limits.places, keeps_prefixes=limits.keeps_prefixes)

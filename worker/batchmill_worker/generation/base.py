@@ -11,6 +11,7 @@ in its `Delta`; one that `step` raises ends all that is in flight; an engine tha
 
 from __future__ import annotations
 
+import itertools
 import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
@@ -25,6 +26,8 @@ if TYPE_CHECKING:
 OnLong = Literal["error", "cut_left", "cut_right", "cut_middle", "drop_turns", "split"]
 """What becomes of a row whose prompt is too long: it fails, the longest text that a column gave is cut, the oldest
 turns of a conversation are left out, or that text is split and each part is answered."""
+
+_numbers = itertools.count(1)
 
 
 class TemplateFailed(RowError):
@@ -130,6 +133,7 @@ class Sampling:
     """How tokens are chosen.
 
     schema: JSON Schema as text; "": any text. logprobs: how many likely tokens to report; None: none.
+    adapter: the name of that which is added to the model; "": none.
     """
 
     max_tokens: int
@@ -138,6 +142,7 @@ class Sampling:
     stop: tuple[str, ...] = ()
     schema: str = ""
     logprobs: int | None = None
+    adapter: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +161,11 @@ class Generation:
     may_continue: bool = False
     begun_text: str = ""
     begun_tokens: tuple[int, ...] = ()
+
+    @classmethod
+    def numbered(cls, prompt: Prompt, sampling: Sampling, seed: int, *, may_continue: bool = False) -> Generation:
+        """Make one with the next number of the process. Thread-safe."""
+        return cls(next(_numbers), prompt, sampling, seed, may_continue)
 
 
 @dataclass(frozen=True, slots=True)
@@ -207,6 +217,7 @@ class EngineLimits:
     places: rows in flight at most.
     keeps_prefixes: whether each place has the tokens of its last row computed, so that the next one need not compute
         those that it shares.
+    shares_prefixes: whether a row need not compute those that it shares with any row which has begun its answer.
     is_local: whether it computes on the device of the process, and is expected to make progress all the time.
     has_schemas, has_stops, has_seeds: whether it obeys a schema, stop texts, and the seed of a row.
     has_logprobs: whether it reports the likeliest tokens.
@@ -215,11 +226,14 @@ class EngineLimits:
     has_tools: whether answers may be calls of functions.
     tool_format: how calls are written in the text of an answer; None: the engine reads them itself.
     vocabulary: how many tokens there are, from 0; None: only the service knows.
+    adapters: the names of those that a row may ask for.
+    outside_bytes: the memory of the device that it takes in other processes than this one.
     """
 
     context: int | None
     places: int
     keeps_prefixes: bool = False
+    shares_prefixes: bool = False
     is_local: bool = True
     has_schemas: bool = True
     has_stops: bool = True
@@ -230,6 +244,8 @@ class EngineLimits:
     has_tools: bool = False
     tool_format: ToolFormat | None = None
     vocabulary: int | None = None
+    adapters: frozenset[str] = frozenset()
+    outside_bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import json
-import time
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
-from batchmill.errors import InvalidParams, OperatorFailed
+from batchmill.errors import InvalidParams
 from batchmill.operators.contract import BackendInfo, RowError
 from batchmill.operators.row_errors import ContextTooLong
 from batchmill_worker.generation.answers import RowAnswers, joined
-from batchmill_worker.generation.base import Answer, Draft, Generation, Message, Prompt, Sampling, Segment
+from batchmill_worker.generation.base import Answer, Draft, Generation, Message, Prompt, Sampling
+from batchmill_worker.generation.engine_check import answer_together, check_engine
 from batchmill_worker.generation.fitting import fit_parts
 from batchmill_worker.generation.row_options import RowSchemas, read_options
 from batchmill_worker.generation.schemas import AnswerSchema
@@ -48,13 +47,6 @@ TOOL_CALLS = "tool_calls"
 PARTS = "parts"
 """One more, if prompts that are too long are split: how many parts were answered."""
 
-TEST_TEXT = "1 2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17 18 19"
-OTHER_TEST_TEXT = "The quick brown fox jumps over the lazy dog. The quick brown fox jumps over"
-TEST_TOKENS = 8
-TEST_TIMEOUT_S = 120.0
-
-_numbers = itertools.count(1)
-
 
 @dataclass(frozen=True, slots=True)
 class Settings:
@@ -71,6 +63,7 @@ class Settings:
     options: str | None = None  # the column with a row's own settings
     tools: Sequence[Tool | Mapping[str, Any]] | None = None
     tool_choice: str | None = None
+    adapter: str | None = None  # of rows that name none
 
 
 class LanguageModelOperator:
@@ -105,6 +98,7 @@ class LanguageModelOperator:
             tuple(settings.stop),
             self._schema.text if self._schema else "",
             settings.logprobs,
+            settings.adapter or "",
         )
         self._row_schemas = RowSchemas(operator)
         self._tools = self._checked_tools()
@@ -167,6 +161,8 @@ class LanguageModelOperator:
             "logprobs": settings.logprobs is not None and not limits.has_logprobs,
             "seed": settings.seed is not None and settings.temperature > 0 and not limits.has_seeds,
             "tools": self._tools is not None and not limits.has_tools,
+            "adapters": bool(self._request.adapters) and not limits.adapters,
+            "adapter": bool(settings.adapter) and settings.adapter not in limits.adapters,
             "tool_choice": self._must_call and limits.tool_format is not None and not limits.has_schemas,
         }
         for parameter in (name for name, is_lacking in lacking.items() if is_lacking):
@@ -208,6 +204,10 @@ class LanguageModelOperator:
         if engine is not None:
             engine.close()
 
+    def memory_bytes(self) -> int:
+        """Return the memory that the engine takes where it cannot be measured from here; 0: measure it."""
+        return self.engine.limits.outside_bytes
+
     def computes_with(self) -> BackendInfo:
         """Name the engine."""
         return BackendInfo(name=self.engine.name, precision=self.engine.precision)
@@ -219,6 +219,8 @@ class LanguageModelOperator:
         if options.json_schema is not None:
             self._row_schemas.get(sampling.schema)
         engine, settings = self.engine, self._settings
+        if sampling.adapter and sampling.adapter not in engine.limits.adapters:
+            raise RowError(f"there is no adapter {sampling.adapter!r}")
         own = options.seed is not None  # then it does not depend on the row's place
         if own and sampling.temperature > 0 and not engine.limits.has_seeds:
             raise RowError(f"the engine {engine.name!r} has no seeds")
@@ -241,7 +243,7 @@ class LanguageModelOperator:
         if len(prompts) == 1:
             return (self._generation(prompts[0], sampling, row_seed(base, of_row, failures)),)
         return [
-            _generation(prompt, sampling, row_seed(base, (*of_row, part), failures))
+            Generation.numbered(prompt, sampling, row_seed(base, (*of_row, part), failures))
             for part, prompt in enumerate(prompts)
         ]
 
@@ -256,7 +258,7 @@ class LanguageModelOperator:
         """Make a request. The state of a random generator, a grammar or a search for stop texts is in no answer."""
         chosen = sampling.temperature or sampling.schema or sampling.stop or sampling.logprobs is not None
         is_plain = not (chosen or prompt.draft.tools)
-        return _generation(prompt, sampling, seed, may_continue=is_plain and self.engine.limits.continues)
+        return Generation.numbered(prompt, sampling, seed, may_continue=is_plain and self.engine.limits.continues)
 
     def resume(self, generation: Generation, begun: BegunAnswer) -> Generation:
         """Continue an answer that an earlier attempt has begun, with the same model, if its tokens are known for sure.
@@ -342,57 +344,3 @@ def prompt_of_tokens(limits: EngineLimits, tokens: Sequence[int], sampling: Samp
     if room is not None and len(tokens) > room:
         raise ContextTooLong(f"the prompt has {len(tokens)} tokens, and the context has room for {max(room, 0)}")
     return Prompt(Draft((Message("", ()),), is_chat=False), tuple(tokens))
-
-
-def answer_together(
-    engine: TextEngine, generations: Sequence[Generation], timeout_s: float = float("inf")
-) -> list[Answer | Exception]:
-    """Run generations, one in each place, until all have ended. Raises `TimeoutError`."""
-    for place, generation in enumerate(generations):
-        engine.submit(generation, place)
-    ended: dict[int, Answer | Exception] = {}
-    deadline = time.monotonic() + timeout_s
-    while len(ended) < len(generations):
-        for delta in engine.step(0.1):
-            outcome = delta.answer or delta.error
-            if outcome is not None:
-                ended[delta.number] = outcome
-        if time.monotonic() > deadline:
-            raise TimeoutError(f"no answer within {timeout_s:g} s")
-    return [ended[generation.number] for generation in generations]
-
-
-def check_engine(operator: str, engine: TextEngine) -> None:
-    """Raise `OperatorFailed` for an engine whose answer is empty, or differs alone and beside another row.
-
-    Where rounding may decide about a token, the first half of the answer has to be the same.
-    """
-    sampling = Sampling(TEST_TOKENS)
-    prompts = [_plain_prompt(engine, text, sampling) for text in (TEST_TEXT, OTHER_TEST_TEXT)]
-    alone = answer_together(engine, [_generation(prompts[0], sampling, 0)], TEST_TIMEOUT_S)[0]
-    beside = answer_together(engine, [_generation(prompt, sampling, 0) for prompt in prompts], TEST_TIMEOUT_S)[0]
-    if isinstance(alone, Answer) and isinstance(beside, Answer) and alone.text:
-        compared = len(alone.text) if engine.limits.is_exact else (len(alone.text) + 1) // 2
-        if alone.text[:compared] == beside.text[: compared if compared < len(alone.text) else None]:
-            return
-    raise OperatorFailed(
-        f"operator {operator!r}: the engine {engine.name!r} failed its test: alone it answered {_shown(alone)}, beside "
-        f"another row {_shown(beside)}.",
-        hint="The model's file may be damaged, or of a kind that this version of the engine does not compute rightly.",
-        operator=operator,
-        error_type="EngineTestFailed",
-        error="",
-        traceback="",
-    )
-
-
-def _generation(prompt: Prompt, sampling: Sampling, seed: int, *, may_continue: bool = False) -> Generation:
-    return Generation(next(_numbers), prompt, sampling, seed, may_continue)
-
-
-def _plain_prompt(engine: TextEngine, text: str, sampling: Sampling) -> Prompt:
-    return engine.render(Draft((Message("", (Segment(text),)),), is_chat=False), sampling, "error")
-
-
-def _shown(answer: Answer | Exception) -> str:
-    return repr(answer.text) if isinstance(answer, Answer) else f"{type(answer).__name__}: {answer}"

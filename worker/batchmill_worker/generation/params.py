@@ -68,8 +68,8 @@ Options = Annotated[
     Field(
         min_length=1,
         json_schema_extra={"format": COLUMN_FORMAT},
-        description="The input column with a row's own max_tokens, temperature, top_p, seed, stop and schema, in chat "
-        "tools and tool_choice, too: an object or JSON text of one.",
+        description="The input column with a row's own max_tokens, temperature, top_p, seed, stop, schema and "
+        "adapter, in chat tools and tool_choice, too: an object or JSON text of one.",
     ),
 ]
 ToolList = Annotated[
@@ -93,8 +93,8 @@ ToolChoice = Annotated[
 Engine = Annotated[
     EngineName,
     Field(
-        description="What runs the model; auto: remote if there is an endpoint, llamacpp for a GGUF file, else "
-        "transformers."
+        description="What runs the model; auto: remote if there is an endpoint, llamacpp for a GGUF file, openvino for "
+        "a folder with openvino_model.xml, else transformers."
     ),
 ]
 Endpoint = Annotated[
@@ -105,8 +105,30 @@ Context = Annotated[
     int | None,
     Field(ge=64, description="Tokens of a prompt with its answer; by default the model's own, at most 4096."),
 ]
-Places = Annotated[int, Field(ge=2, le=256, description="Rows that llamacpp or transformers answers at a time.")]
+Places = Annotated[int, Field(ge=2, le=256, description="Rows that an engine of the worker answers at a time.")]
 Threads = Annotated[
     int | None,
-    Field(ge=1, le=1024, description="Threads of llamacpp; by default one for each core the worker is pinned to."),
+    Field(
+        ge=1,
+        le=1024,
+        description="Threads of llamacpp or openvino; by default one for each core the worker is pinned to.",
+    ),
+]
+Adapters = Annotated[
+    dict[Annotated[str, Field(min_length=1, max_length=64)], Annotated[str, Field(min_length=1, max_length=4096)]]
+    | None,
+    Field(
+        min_length=1,
+        max_length=64,
+        description="LoRA adapters that rows may name: the absolute path of each one's folder, by a name for it; only "
+        "with vllm.",
+    ),
+]
+Adapter = Annotated[
+    str | None,
+    Field(min_length=1, max_length=64, description="Which of the adapters rows use that name none in their options."),
+]
+Stages = Annotated[
+    int,
+    Field(ge=1, le=64, description="Into how many pipeline stages vllm divides the model over the worker's GPUs."),
 ]

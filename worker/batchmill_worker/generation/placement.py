@@ -15,6 +15,7 @@ Rejected: sorting rows by prefix. Rows of one prefix then enter together, and ea
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections import Counter
 from dataclasses import dataclass
 from itertools import islice
@@ -134,6 +135,12 @@ class Placement(Generic[T]):
         self._has[place] = row.blocks
         return row.item, place
 
+    def begun(self, item: T) -> None:
+        """Note that the prompt of a row that was placed is computed."""
+
+    def ended(self, item: T) -> None:
+        """Note that a row that was placed has ended, whatever is computed of it."""
+
     def _candidates(self, only_urgent: bool, is_barred: Callable[[T], bool] | None) -> dict[int, WaitingRow[T]]:
         if is_barred is None or not self._urgent:
             return self._urgent if only_urgent or self._urgent else self._waiting
@@ -152,11 +159,10 @@ class Placement(Generic[T]):
 
     def _gain(self, row: WaitingRow[T]) -> int:
         """How many blocks the other waiting rows save once this one has computed the prefix that it shares."""
-        for depth in range(len(row.blocks), 0, -1):
-            others = self._counts[row.blocks[depth - 1]] - 1
-            if others > 0:
-                return depth * others
-        return 0
+        depth = bisect_left(
+            row.blocks, True, key=lambda block: self._counts[block] < 2
+        )  # deeper ones are in fewer rows
+        return depth * (self._counts[row.blocks[depth - 1]] - 1) if depth else 0
 
     def _is_worth(self, row: WaitingRow[T], waste: int) -> bool:
         """Whether rows of this prefix generate enough for another place to compute it too."""

@@ -39,10 +39,11 @@ class RowOptions(BaseModel):
     tokens: Annotated[list[Annotated[int, Field(ge=0)]] | None, Field(min_length=1, max_length=MAX_TOKENS)] = None
     tools: params.ToolList = None
     tool_choice: params.ToolChoice = None
+    adapter: params.Adapter = None
 
     def sampling(self, general: Sampling) -> Sampling:
         """Return how tokens are chosen for this row."""
-        own = {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_p")}
+        own = {name: getattr(self, name) for name in ("max_tokens", "temperature", "top_p", "adapter")}
         changed = {name: value for name, value in own.items() if value is not None}
         if self.stop is not None:
             changed["stop"] = tuple(self.stop)

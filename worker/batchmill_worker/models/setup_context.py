@@ -33,6 +33,8 @@ class SetupContext:
     shared_limits: what services take from all workers together; None: this process is alone.
     blobs: the service's; None: there is none.
     job_results: opens the results of jobs; None: there are none.
+    devices: how many GPUs the process has; 1 on the CPU.
+    device_share: its part of each.
     """
 
     locations: Locations = Locations(())  # noqa: RUF009  # never changed: one may serve all
@@ -43,6 +45,8 @@ class SetupContext:
     memory: SlotMemory | None = None
     shared_limits: EndpointLedger | None = None
     job_results: JobResults | None = None
+    devices: int = 1
+    device_share: float = 1.0
 
     @contextmanager
     def active(self) -> Iterator[None]:

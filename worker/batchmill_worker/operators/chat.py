@@ -83,26 +83,27 @@ class Chat(LanguageModelOperator):
         context: params.Context = None,
         places: params.Places = 8,
         threads: params.Threads = None,
+        adapters: params.Adapters = None,
+        adapter: params.Adapter = None,
+        stages: params.Stages = 1,
     ) -> None:
-        if (prompt is None) is (messages is None) or (system is not None and messages is not None):
-            raise InvalidParams(
-                "operator 'chat' expects either 'prompt', with or without 'system', or 'messages'.",
-                hint="Give a prompt such as 'Summarise: {body}', or the column of messages.",
-                operator="chat",
-                parameter="prompt",
-            )
-        if on_long == "drop_turns" and messages is None:
-            raise InvalidParams(
-                "operator 'chat': 'on_long' is 'drop_turns', which needs 'messages': a prompt has one turn.",
-                hint="Use 'cut_middle', or give the column of messages.",
-                operator="chat",
-                parameter="on_long",
-            )
+        _refuse_misfits(prompt, system, messages, on_long)
         super().__init__(
             "chat",
-            EngineRequest("chat", model, engine, endpoint, context, places, threads),
+            EngineRequest("chat", model, engine, endpoint, context, places, threads, adapters or {}, stages),
             Settings(
-                max_tokens, temperature, top_p, seed, stop or (), schema, on_long, logprobs, options, tools, tool_choice
+                max_tokens,
+                temperature,
+                top_p,
+                seed,
+                stop or (),
+                schema,
+                on_long,
+                logprobs,
+                options,
+                tools,
+                tool_choice,
+                adapter,
             ),
         )
         self._messages = messages
@@ -114,3 +115,21 @@ class Chat(LanguageModelOperator):
         if self._messages is not None:
             return Draft(chat_of_column("chat", row, self._messages))
         return chat(self._system.segments(row), self._prompt.segments(row))
+
+
+def _refuse_misfits(prompt: str | None, system: str | None, messages: str | None, on_long: str) -> None:
+    """Raise `InvalidParams` for parameters that do not go together."""
+    if (prompt is None) is (messages is None) or (system is not None and messages is not None):
+        raise InvalidParams(
+            "operator 'chat' expects either 'prompt', with or without 'system', or 'messages'.",
+            hint="Give a prompt such as 'Summarise: {body}', or the column of messages.",
+            operator="chat",
+            parameter="prompt",
+        )
+    if on_long == "drop_turns" and messages is None:
+        raise InvalidParams(
+            "operator 'chat': 'on_long' is 'drop_turns', which needs 'messages': a prompt has one turn.",
+            hint="Use 'cut_middle', or give the column of messages.",
+            operator="chat",
+            parameter="on_long",
+        )

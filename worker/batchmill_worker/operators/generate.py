@@ -41,11 +41,16 @@ class Generate(LanguageModelOperator):
         context: params.Context = None,
         places: params.Places = 8,
         threads: params.Threads = None,
+        adapters: params.Adapters = None,
+        adapter: params.Adapter = None,
+        stages: params.Stages = 1,
     ) -> None:
         super().__init__(
             "generate",
-            EngineRequest("generate", model, engine, endpoint, context, places, threads),
-            Settings(max_tokens, temperature, top_p, seed, stop or (), schema, on_long, logprobs, options),
+            EngineRequest("generate", model, engine, endpoint, context, places, threads, adapters or {}, stages),
+            Settings(
+                max_tokens, temperature, top_p, seed, stop or (), schema, on_long, logprobs, options, adapter=adapter
+            ),
         )
         self._prompt = PromptTemplate("generate", "prompt", prompt)
 

@@ -169,6 +169,8 @@ def _setup_context(settings: WorkerSettings, workspace: Workspace, worker: Worke
         slot_memory(worker.memory_bytes, settings.slots_per_device),
         ledger.endpoints,
         JobResults(ledger, workspace),
+        devices=worker.device_count,
+        device_share=1 / settings.slots_per_device,
     )
 
 

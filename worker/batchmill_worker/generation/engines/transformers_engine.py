@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 from batchmill.errors import InvalidParams, MissingExtra, OperatorFailed
 from batchmill.operators.contract import RowError
 from batchmill_worker.generation.base import Answer, Delta, EngineLimits, EngineStats
+from batchmill_worker.generation.engines.hf_folder import context_of, token_bytes
 from batchmill_worker.generation.engines.hf_tokenizer import HfTokenizer
 from batchmill_worker.generation.engines.memory_needs import MemoryNeeds
 from batchmill_worker.generation.fitting import fit
@@ -32,8 +33,6 @@ if TYPE_CHECKING:
 
 NAME = "transformers"
 EXTRA = "transformers"
-MAX_CONTEXT = 4096
-"""Tokens of a row where the job does not say: the memory of all rows in flight is allocated at once."""
 PAGE_TOKENS = 32
 """Rows share a prefix in blocks of that many tokens."""
 BATCH_TOKENS = {"cpu": 512, "cuda": 2048}
@@ -76,7 +75,7 @@ class TransformersEngine:
         try:
             config = library.AutoConfig.from_pretrained(source, trust_remote_code=False)
             self._tokenizer = HfTokenizer(operator, source, _tokenizer(library, source))
-            tokens = _context(operator, source, config, context)
+            tokens = context_of(operator, source, config, context)
             needs = MemoryNeeds(*_sizes(library, config, runtime.dtype), tokens, places)
             needs.refuse_if_too_large(operator, source, memory)
             self._model = library.AutoModelForCausalLM.from_pretrained(
@@ -282,18 +281,6 @@ def _tokenizer(library: Any, source: str) -> Any:
     return library.AutoTokenizer.from_pretrained(source, trust_remote_code=False)
 
 
-def _context(operator: str, source: str, config: Any, context: int | None) -> int:
-    trained = getattr(config.get_text_config(), "max_position_embeddings", None) or MAX_CONTEXT
-    if context is not None and trained < context:
-        raise InvalidParams(
-            f"operator {operator!r}: the model {source} has a context of {trained} tokens, expected {context}.",
-            hint="Set 'context' to at most that.",
-            operator=operator,
-            parameter="context",
-        )
-    return context or min(int(trained), MAX_CONTEXT)
-
-
 def _sizes(library: Any, config: Any, dtype: Any) -> tuple[int, int]:
     """Return the bytes of the weights, and of the cache for each token, without loading anything."""
     import torch
@@ -302,10 +289,7 @@ def _sizes(library: Any, config: Any, dtype: Any) -> tuple[int, int]:
         model = library.AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     model.tie_weights()
     weights = sum(tensor.numel() * tensor.element_size() for tensor in [*model.parameters(), *model.buffers()])
-    text = config.get_text_config()
-    heads = getattr(text, "num_key_value_heads", None) or text.num_attention_heads
-    of_head = getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads
-    return weights, 2 * text.num_hidden_layers * heads * of_head * dtype.itemsize
+    return weights, token_bytes(config, dtype.itemsize)
 
 
 def _ends(model: Any, of_tokenizer: int | None) -> list[int]:
