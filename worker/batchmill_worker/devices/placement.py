@@ -77,7 +77,7 @@ def place(
         for number in range(slots_per_device):
             slot = len(placements)
             name = f"{_short_name(group, number, slots_per_device)}@{host}-{pid}"
-            env = {**_visible(group), **_threads(shares[slot], users)}
+            env = {**_visible(group), **thread_settings(shares[slot], users)}
             placements.append(
                 Placement(_identity(name, slot, group, slots_per_device), group, env, shares[slot].pinned)
             )
@@ -92,6 +92,12 @@ def most_slots(groups: Sequence[Group], cores: Cores) -> int:
     if any(group[0].kind is not DeviceKind.CPU for group in groups):
         return 1
     return min(max(usable_count(cores), 1), MAX_SLOTS)
+
+
+def thread_settings(share: CoreShare, users: Mapping[str, str]) -> dict[str, str]:
+    """Return the environment that a slot with this share computes with; what `users` sets is left out."""
+    wanted = dict.fromkeys(THREAD_VARIABLES, str(share.threads)) | {WAIT_POLICY: "passive"}
+    return {variable: value for variable, value in wanted.items() if variable not in users}
 
 
 def _identity(name: str, slot: int, group: Group, slots_per_device: int) -> SlotIdentity:
@@ -123,8 +129,3 @@ def _visible(group: Sequence[Device]) -> dict[str, str]:
         "CUDA_VISIBLE_DEVICES": ",".join(device.uuid for device in group),
         "CUDA_DEVICE_ORDER": "PCI_BUS_ID",
     }
-
-
-def _threads(share: CoreShare, users: Mapping[str, str]) -> dict[str, str]:
-    wanted = dict.fromkeys(THREAD_VARIABLES, str(share.threads)) | {WAIT_POLICY: "passive"}
-    return {variable: value for variable, value in wanted.items() if variable not in users}
