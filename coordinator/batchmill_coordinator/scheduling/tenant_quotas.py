@@ -54,7 +54,7 @@ class TenantQuotas:
             return None
         return (
             f"its tenant {record.tenant!r} was charged {used_s:,.0f} s of devices in this period, and "
-            f"BATCHMILL_TENANT_MAX_DEVICE_S allows {limit_s:,} s: it goes on by itself in {duration(left_s)}."
+            f"BATCHMILL_TENANT_MAX_DEVICE_S allows {limit_s:,} s: it continues by itself in {duration(left_s)}."
         )
 
     def _read(self) -> tuple[dict[str, float], float]:
