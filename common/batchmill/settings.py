@@ -151,6 +151,8 @@ class CoordinatorSettings(ServiceSettings):
     max_live_jobs_per_tenant: int = Field(default=5_000, gt=0)
     tenant_weights: Weights = Field(default={})  # shares of a pool among tenants; 1 for those that are not named
     tenant_max_shards: Limits = Field(default={})  # of a tenant, queued or running in a pool
+    tenant_max_device_s: Limits = Field(default={})  # seconds of devices that a tenant may be charged for in a period
+    tenant_period_s: int = Field(default=24 * 3600, ge=60)  # periods are counted from the epoch
     max_uploads_per_tenant: int = Field(default=200, gt=0)  # open at a time
     max_upload_bytes_per_tenant: int = Field(default=64 * 1024**3, gt=0)  # of them together
     upload_ttl_s: Annotated[float, Span(gt=0)] = 24 * 3600.0  # an upload that no job took is swept after this

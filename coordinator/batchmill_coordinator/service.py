@@ -79,6 +79,7 @@ from batchmill_coordinator.scheduling.scaling.targets import PoolTargets
 from batchmill_coordinator.scheduling.scaling.view import ScaleView
 from batchmill_coordinator.scheduling.stragglers import Lateness
 from batchmill_coordinator.scheduling.tenant_loads import TenantLoads
+from batchmill_coordinator.scheduling.tenant_quotas import TenantQuotas
 from batchmill_coordinator.scheduling.tenant_shares import TenantShares
 from batchmill_coordinator.status.insights import Insights
 from batchmill_coordinator.status.notices import Notices
@@ -159,6 +160,7 @@ class Service:
         self._publisher = MessagePublisher(settings)
         self._shares = TenantShares(settings.tenant_weights, settings.tenant_max_shards)
         self._tenant_loads = TenantLoads(self.ledger, self._shares, self.clock)
+        self._quotas = TenantQuotas(self.ledger, settings.tenant_max_device_s, settings.tenant_period_s, self.clock)
         self._roles = [RoleThread(role, self.leadership) for role in self._make_roles(resumption)]
         self.hub = EventHub(self.ledger, self._notify)
 
@@ -264,7 +266,9 @@ class Service:
             status_of(
                 record,
                 now_s,
-                why_blocked(record, pools, self.settings.currency) or self._tenant_loads.why_waits(record),
+                why_blocked(record, pools, self.settings.currency)
+                or self._quotas.why_waits(record)
+                or self._tenant_loads.why_waits(record),
                 counts.get(record.id),
                 loading=self._models.loading(record, pools) if pools else None,
                 currency=self.settings.currency,
@@ -301,13 +305,14 @@ class Service:
         self._notifier = Notifier(ledger, self._webhooks, self.deliveries, clocks, counts)
         return [
             Planner(ledger, fleet, self._open_source, resumption, settings, lambda: self._notify(STREAMED)),
-            Dispatcher(ledger, fleet, self._publisher, counts, self._shares),
+            Dispatcher(ledger, fleet, self._publisher, counts, self._shares, self._quotas),
             Recoverer(ledger, fleet, self._publisher, settler, settings.lease_ttl_s, counts),
             StragglerWatch(
                 *(ledger, fleet, self._publisher, counts, self._shares),
                 Lateness(settings.straggler_factor, settings.straggler_min_s),
+                self._quotas,
             ),
-            PreemptionWatch(ledger, fleet, counts, self._shares, settings.preempt_priority),
+            PreemptionWatch(ledger, fleet, counts, self._shares, settings.preempt_priority, self._quotas),
             Finisher(ledger, outputs, clocks, counts),
             BufferKeeper(ledger, freed),
             StreamKeeper(

@@ -334,10 +334,11 @@ class Admission:
         """Return the queue of the workers that have the model of a stage; None if there are none.
 
         With fewer shards in flight in the pool than these workers have slots, one of them is free. What a tenant with a
-        limit has in flight is counted by the dispatcher alone.
+        limit has in flight, or has used of a quota, is counted by the dispatcher alone.
         """
         pool = self._fleet.pools().get(stage.pool, EMPTY)
-        if stage.operator not in pool.operators or tenant in self._settings.tenant_max_shards:
+        is_limited = tenant in self._settings.tenant_max_shards or tenant in self._settings.tenant_max_device_s
+        if stage.operator not in pool.operators or is_limited:
             return None
         model = model_key(operator, stage.params)
         slots = pool.slots_with(model)

@@ -5,8 +5,9 @@
    only (`lookahead`). However many jobs wait, it reads no more; and of those that wait for their first turn, each only
    once in a while (`_Untouched`).
 2. Tenants and their jobs take turns by priority, deadline and what they have in flight (`fairness.next_job`), one shard
-   a turn, as far as the weights and limits of tenants allow (`tenant_shares`). Of a job the latest stage goes first,
-   and one whose results wait for the next stage makes no more than its buffer holds (`buffer_credit`).
+   a turn, as far as the weights, limits and quotas of tenants allow (`tenant_shares`, `tenant_quotas`).
+   Of a job the latest stage goes first, and one whose results wait for the next stage makes no more than its buffer
+   holds (`buffer_credit`).
 3. `placement.ShardPlacement` says which queue the shard goes to, or defers it; then its model's other shards are
    deferred in this step too.
    A stage that is indexed as ready and has nothing to queue gets its entries anew: its retries were due by a clock that
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.fleet.pools import PoolView
     from batchmill_coordinator.metering.counts import RoleMetrics
     from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
+    from batchmill_coordinator.scheduling.tenant_quotas import TenantQuotas
 
 log = logging.getLogger(__name__)
 
@@ -122,6 +124,7 @@ class Dispatcher:
         publisher: MessagePublisher,
         metrics: RoleMetrics,
         shares: TenantShares = NO_SHARES,
+        quotas: TenantQuotas | None = None,
     ) -> None:
         self._ledger = ledger
         self._fleet = fleet
@@ -131,6 +134,7 @@ class Dispatcher:
         self._paces = ModelPaces()
         self._seen = _Untouched()
         self._shares = shares
+        self._quotas = quotas
         self._times: Lru[str, VirtualTimes] = Lru(MAX_POOLS)
         self._guard = JobGuard(ledger, "its shards could not be queued")
 
@@ -142,13 +146,15 @@ class Dispatcher:
         if due.unqueue:
             self._unqueue(due.unqueue, epoch)
             due = self._ledger.index.due(windows, MAX_CANDIDATES)
+        used_up = self._quotas.used_up() if self._quotas else frozenset()
         known = self._read(due) if due.ready else {}
         for name, ready in due.ready.items():
             with apart(f"filling the window of pool {name}"):
                 flying = due.in_flight.get(name, {})
                 stages = [known[key] for key in dict.fromkeys([*flying, *ready]) if key in known]
                 room = Room.beside(pools[name], sum(flying.values()))
-                self._fill(name, pools[name], stages, set(ready), room, due.now_ms, epoch)
+                able = {one.key for one in stages if one.job.tenant not in used_up} & set(ready)
+                self._fill(name, pools[name], stages, able, room, due.now_ms, epoch)
 
     def _unqueue(self, keys: Sequence[StageKey], epoch: int) -> None:
         for one in self._ledger.jobs.read_stages(keys):

@@ -201,6 +201,10 @@ class Keys:
         """Hash: what was charged on each day, since the epoch."""
         return f"{self.prefix}costs:days"
 
+    def quota_marks(self, period_s: int, number: int) -> str:
+        """Hash, with a life: tenant to the microseconds that it had been charged when a period began."""
+        return f"{self.prefix}costs:marks:{period_s}:{number}"
+
     def costs(self) -> list[str]:
         """The sums that every charge goes into, beside those of its job."""
         return [self.cost_tenants(), self.cost_pools(), self.cost_days()]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.fleet.pools import PoolView
     from batchmill_coordinator.metering.counts import RoleMetrics
+    from batchmill_coordinator.scheduling.tenant_quotas import TenantQuotas
     from batchmill_coordinator.scheduling.tenant_shares import TenantShares
 
 log = logging.getLogger(__name__)
@@ -41,12 +42,21 @@ class PreemptionWatch:
     wakes_on: frozenset[str] = frozenset()
     period_s = 1.0
 
-    def __init__(self, ledger: Ledger, fleet: FleetView, metrics: RoleMetrics, shares: TenantShares, by: int) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        fleet: FleetView,
+        metrics: RoleMetrics,
+        shares: TenantShares,
+        by: int,
+        quotas: TenantQuotas | None = None,
+    ) -> None:
         self._ledger = ledger
         self._fleet = fleet
         self._metrics = metrics
         self._shares = shares
         self._by = by
+        self._quotas = quotas
         self._guard = JobGuard(ledger, "it could not make room for another job")
 
     def step(self, epoch: int) -> None:
@@ -72,12 +82,14 @@ class PreemptionWatch:
     def _look(self, view: PoolView, stages: list[JobStage], ready: set[StageKey], now_ms: int, epoch: int) -> None:
         running = [one for one in stages if one.stage.shards_running]
         lowest = min((one.job.spec.priority for one in running), default=0)
+        used_up = self._quotas.used_up() if self._quotas else frozenset()
         urgent = [
             one
             for one in stages
             if one.job.state is JobState.RUNNING
             and one.job.spec.priority - lowest >= self._by
             and view.can_run(one.stage)
+            and one.job.tenant not in used_up
         ]
         waiting = list(self._waiting(urgent, ready, stages, view, now_ms)) if urgent else []
         if not waiting:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.metering.counts import RoleMetrics
     from batchmill_coordinator.scheduling.message_publisher import MessagePublisher
     from batchmill_coordinator.scheduling.stragglers import Lateness, Straggler
+    from batchmill_coordinator.scheduling.tenant_quotas import TenantQuotas
     from batchmill_coordinator.scheduling.tenant_shares import TenantShares
 
 log = logging.getLogger(__name__)
@@ -51,6 +52,7 @@ class StragglerWatch:
         metrics: RoleMetrics,
         shares: TenantShares,
         lateness: Lateness,
+        quotas: TenantQuotas | None = None,
     ) -> None:
         self._ledger = ledger
         self._fleet = fleet
@@ -60,6 +62,7 @@ class StragglerWatch:
         self._lateness = lateness
         self._paces = DevicePaces(ledger, fleet)
         self._names = ModelNames(fleet)
+        self._quotas = quotas
         self._guard = JobGuard(ledger, "a straggler of it could not be run again")
 
     def step(self, epoch: int) -> None:
@@ -76,7 +79,12 @@ class StragglerWatch:
 
     def _look(self, name: str, view: PoolView, stages: list[JobStage], epoch: int) -> None:
         free = view.capacity - sum(one.stage.shards_in_flight + one.stage.stragglers for one in stages)
-        ending = [one for one in stages if may_have_stragglers(one) and view.can_run(one.stage)]
+        used_up = self._quotas.used_up() if self._quotas else frozenset()
+        ending = [
+            one
+            for one in stages
+            if may_have_stragglers(one) and view.can_run(one.stage) and one.job.tenant not in used_up
+        ]
         if free <= 0 or not ending:
             return
         running = self._ledger.stragglers.running({one.key for one in stages})
