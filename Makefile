@@ -15,7 +15,7 @@ TORCH := $(shell grep '^torch==' constraints.txt)
 
 BASE ?= main
 
-.PHONY: help demo test test-unit test-hostile test-slow test-wheel test-system chaos chaos-short partition coverage check lint types layers \
+.PHONY: help demo test test-models test-unit test-hostile test-slow test-wheel test-system chaos chaos-short partition coverage check lint types layers \
         format docs changelog bench bench-figures bench-before bench-compare gpu-check gpu-tree wheel release-check clean ledger-calls
 
 help: ## List what can be done
@@ -24,8 +24,11 @@ help: ## List what can be done
 demo: $(STAMPS)/demo ## Chunk and embed Python's language reference on this machine and search it
 	$(BIN)/batchmill demo
 
-test: $(STAMPS)/test ## Run the tests but the slow ones, in PROCESSES=3; they start what they need
-	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile -m "not slow"
+test: $(STAMPS)/test ## Run the tests but the slow ones and those of models, in PROCESSES=3; they start what they need
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile -m "not slow and not models"
+
+test-models: $(STAMPS)/test ## Run the tests that compute with models, but the slow ones
+	$(BIN)/python -m pytest -n $(PROCESSES) --dist loadfile -m "models and not slow"
 
 test-unit: $(STAMPS)/test ## Run the unit tests only
 	$(BIN)/python -m pytest tests/unit

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
+pytestmark = pytest.mark.models
 TEXTS = ["", "one", "naïve café 数据", "A longer text than the others, " * 5, "word " * 300]
 TABLE = pa.table({"text": TEXTS, "query": ["what is it"] * len(TEXTS)})
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import pyarrow.parquet as pq
+import pytest
 
 from batchmill_worker.generation.language_model import MADE
 from support.language_models import SMALL
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import batchmill
+
+pytestmark = pytest.mark.models
 
 
 def test_each_row_gets_its_answer_or_an_error_with_a_type(client: batchmill.Client, tmp_path: Path) -> None:

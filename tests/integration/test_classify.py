@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from batchmill_worker.models.operator_cache import OperatorCache
 
+pytestmark = pytest.mark.models
 TEXTS = ["", "The match was won in the last minute.", "Shares fell.", "naïve café 数据处理", "word " * 100]
 LABELS = ["sports", "money", "food"]
 

@@ -155,6 +155,7 @@ def test_a_budget_is_of_all_stages_and_pauses_between_rows_of_any(
         assert Counter(journal.read_text().split()) == {str(n): 1 for n in range(150)}
 
 
+@pytest.mark.slow
 def test_an_attempt_that_is_lost_is_charged_as_retried(
     cluster: Cluster, client: batchmill.Client, tmp_path: Path
 ) -> None:

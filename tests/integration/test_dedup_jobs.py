@@ -50,6 +50,7 @@ def test_removed_rows_name_the_kept_one_whatever_the_size_of_shards(client: batc
     assert found["duplicate_of"].to_pylist() == [None if n < 50 else n % 50 for n in range(20_000)]
 
 
+@pytest.mark.slow
 def test_all_rows_of_a_source_are_compared_by_a_job_of_one_stage(client: batchmill.Client, tmp_path: Path) -> None:
     rows = [{"id": n, "embedding": [float(n % 50), 1.0, (n % 50) ** 2 / 50]} for n in range(9_000)]
     for part in range(3):

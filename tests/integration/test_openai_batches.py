@@ -168,6 +168,7 @@ def test_a_line_has_several_choices_and_prompts_and_a_response_repeats_its_reque
     ]
 
 
+@pytest.mark.models
 def test_a_language_model_answers_each_line_with_its_own_options(api: openai.OpenAI) -> None:
     lines = [
         line(n, CHAT, model="small", messages=[{"role": "user", "content": f"Say {n}."}], max_tokens=n)

@@ -223,6 +223,7 @@ def test_what_would_change_the_answer_and_is_not_supported_is_refused(
     assert caught.value.type == "invalid_request_error"
 
 
+@pytest.mark.models
 def test_errors_are_those_that_the_sdk_knows(sdk: openai.OpenAI, client: batchmill.Client) -> None:
     client.call("embed", [{"text": "warm"}], MINILM, timeout=GRACE_S)
     with pytest.raises(openai.AuthenticationError) as unknown:

@@ -110,6 +110,7 @@ def test_ledger_and_broker_use_the_database_that_is_named(tmp_path: Path, scheme
         assert list(where) == ["db3" if database else "db0"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["", "mill"])
 def test_a_user_and_a_password_with_special_characters_open_port_and_socket(tmp_path: Path, name: str) -> None:
     user = f"{name or 'default'} on >{SECRET} ~batchmill:* &* +@all"

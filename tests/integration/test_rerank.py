@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from batchmill_worker.models.operator_cache import OperatorCache
 
+pytestmark = pytest.mark.models
 PAIRS = [
     ("", ""),
     ("what is a list", "A list is a sequence that can change."),

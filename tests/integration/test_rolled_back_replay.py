@@ -42,6 +42,7 @@ def roll_back(redis: Redis, job_id: str, copy: dict[Any, Any]) -> None:
         redis.restore(key, 0, content, replace=True)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("output", ["out", "out.parquet", "lines"])
 def test_rows_that_a_lost_replay_put_in_place_stay_and_the_next_replay_completes(
     cluster: Cluster, redis: Redis, tmp_path: Path, output: str

@@ -118,6 +118,7 @@ signal.pause()
     assert not slot.is_running()
 
 
+@pytest.mark.slow
 def test_a_slot_that_cannot_start_ends_its_supervisor_with_the_reason(tmp_path: Path) -> None:
     supervisor = run_worker(tmp_path, "import no_such_library")
     _, said = supervisor.communicate(timeout=GRACE_S)

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from batchmill_worker.engine.shard_result import ShardResult
 
+pytestmark = pytest.mark.models
 BODIES = ["a red apple", "the sea", "my old car", "two small cats", "rain", "bread and butter"]
 TABLE = pa.table({"id": list(range(len(BODIES))), "body": BODIES})
 

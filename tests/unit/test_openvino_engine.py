@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from batchmill_worker.generation.base import Answer, Delta
     from batchmill_worker.models.ready_operator import ReadyOperator
 
+pytestmark = pytest.mark.models
 BODIES = ["a red apple", "the sea", "my old car", "two small cats", "rain", "bread and butter"]
 TABLE = pa.table({"id": list(range(len(BODIES))), "body": BODIES})
 GREEDY = Sampling(6)

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from batchmill_worker.models.ready_operator import ReadyOperator
 
+pytestmark = pytest.mark.models
 TOOLS: Any = [
     {"type": "function", "function": {"name": name, "parameters": {"type": "object"}}} for name in ("now", "weather")
 ]

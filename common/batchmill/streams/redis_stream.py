@@ -100,16 +100,22 @@ class RedisStreamReader(StreamReader):
         while len(found) < max_rows and (max_bytes is None or nbytes < max_bytes):
             step = min(max_rows - len(found), READ_AT_ONCE)
             some: list[Entry] = self._redis.xrange(self._key, f"({after}", last, count=step)
-            for one in some:
-                found.append(one)
-                if max_bytes is not None:
-                    nbytes += self._size(one[1])
-                    if nbytes >= max_bytes:
-                        return found, nbytes
+            fitting, more = (some, 0) if max_bytes is None else self._fitting(some, max_bytes - nbytes)
+            found += fitting
+            nbytes += more
             if len(some) < step:
                 break
             after = some[-1][0].decode()
         return found, nbytes
+
+    def _fitting(self, entries: list[Entry], max_bytes: int) -> tuple[list[Entry], int]:
+        """Return the first entries up to the one that reaches `max_bytes`, and their bytes."""
+        nbytes = 0
+        for number, (_, fields) in enumerate(entries, 1):
+            nbytes += self._size(fields)
+            if nbytes >= max_bytes:
+                return entries[:number], nbytes
+        return entries, nbytes
 
     def _size(self, fields: Mapping[bytes, bytes]) -> int:
         if self._json_field is not None:
