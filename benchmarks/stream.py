@@ -46,6 +46,8 @@ def measure(scale: Scale) -> Report:
         service(run, WORKERS) as running,
         redis.Redis(unix_socket_path=str(running.socket)) as server,
     ):
+        # First, since the server frees what other runs have left while this is measured.
+        kept.append(_kept_mb(running, server, "windows", scale.stream_windows))
         for number in range(scale.runs):
             latencies.append(_latencies_ms(running, server, f"paced-{number}", scale.stream_s))
             key, rows = f"backlog-{number}", scale.stream_rows
@@ -55,7 +57,6 @@ def measure(scale: Scale) -> Report:
             if HAS_PEER:
                 rates["bytewax"].append(rows / _bytewax_s(running, key, rows, Path(folder) / f"lines-{number}"))
             server.delete(key)
-        kept.append(_kept_mb(running, server, "windows", scale.stream_windows))
     p50, p99 = ([_percentile(run, share) for run in latencies] for share in (50, 99))
     windows = f"memory of Redis for {scale.stream_windows:,} open windows"
     figures = [
