@@ -21,9 +21,9 @@ if TYPE_CHECKING:
     from batchmill.settings import CoordinatorSettings
 
 GRACE_S = 5  # how long open requests may take when the server stops
-KEEP_ALIVE_S = 60
-"""How long a connection is kept without a request: longer than clients keep theirs (aiohttp 15 s, httpx 5 s), so that
-they close it, and no request is on its way as it is closed."""
+KEEP_ALIVE_S = 75
+"""How long a connection is kept without a request: longer than clients keep theirs (aiohttp 15 s, httpx 5 s, proxies
+60 s), so that they close it, and no request is on its way as it is closed."""
 SILENT_READER_S = 60.0
 """A client that takes nothing of an answer for this long is disconnected, by the kernel (Linux only)."""
 END_TIMEOUT_S = GRACE_S + STOP_TIMEOUT_S + 3.0

@@ -1,5 +1,5 @@
 -- Cost: what the time of devices was spent on, in microseconds and in billionths of the currency's unit.
-local COST_FIELDS = 12 * 200  -- in a hash of totals; who is not among these is counted under 'other'
+local COST_FIELDS = 14 * 200  -- in a hash of totals; who is not among these is counted under 'other'
 local COST_DAYS = 400
 
 local function add_cost(key, name, spent)

@@ -11,7 +11,8 @@
 -- @arg operators: text  those that its workers can run, with a space before and after each
 -- @returns now: int  ms
 -- @returns entries: text*  "unqueue|STAGE", "later|STAGE", "flight|POOL|SHARDS|STAGE" or "ready|POOL|TURN|STAGE", where STAGE
---                          is "job|stage"; those of a pool or turn together, in their order
+--                          is "job|stage"; those of a pool or turn together, in their order,
+--                          the turn with the most urgent stage first
 --
 -- unqueue: of a paused job, with queued shards. later: with a retry that is due by now. flight: with that many shards that are
 -- queued or running. ready: with a shard that may be queued now; none where the window is full.
@@ -32,12 +33,16 @@ for _, one in ipairs(pools) do
   local turns = keys.index .. 'ready|' .. one.pool
   if room > 0 then
     local most = math.min(tonumber(args.limit), room + tonumber(args.more_of_a_turn))
+    local found = {}
     for _, turn in ipairs(redis.call('SRANDMEMBER', turns, args.max_turns)) do
       if string.find(one.operators, ' ' .. string.match(turn, '^%S+') .. ' ', 1, true) then
-        for _, member in ipairs(redis.call('ZRANGE', turns .. '|' .. turn, 0, most - 1)) do
-          add('ready', one.pool, turn, member)
-        end
+        local members = redis.call('ZRANGE', turns .. '|' .. turn, 0, most - 1, 'WITHSCORES')
+        if members[1] then found[#found + 1] = {turn = turn, score = tonumber(members[2]), members = members} end
       end
+    end
+    table.sort(found, function(a, b) return a.score < b.score end)
+    for _, those in ipairs(found) do
+      for at = 1, #those.members, 2 do add('ready', one.pool, those.turn, those.members[at]) end
     end
   end
 end

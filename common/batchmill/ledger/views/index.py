@@ -7,6 +7,7 @@ turn hide no others.
 
 from __future__ import annotations
 
+import random
 import secrets
 from dataclasses import dataclass, field
 from itertools import zip_longest
@@ -199,5 +200,12 @@ class IndexLedger:
 
 
 def _mixed(lists: Sequence[Sequence[StageKey]], limit: int) -> list[StageKey]:
-    """At most `limit` stages: the first of each turn, the second of each, …"""
+    """At most `limit` stages: the first of each turn, the second of each, …
+
+    lists: of each turn, the most urgent first. If not all have room, half of it is for others at random: what is most
+    urgent may have to wait for something else, such as its tenant's limits, for as long as it likes.
+    """
+    if len(lists) > limit:
+        urgent, others = lists[: limit // 2], lists[limit // 2 :]
+        lists = [*urgent, *random.sample(others, limit - len(urgent))]
     return [key for row in zip_longest(*lists) for key in row if key is not None][:limit]

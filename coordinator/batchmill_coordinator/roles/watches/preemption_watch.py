@@ -82,6 +82,7 @@ class PreemptionWatch:
     def _look(self, view: PoolView, stages: list[JobStage], ready: set[StageKey], now_ms: int, epoch: int) -> None:
         running = [one for one in stages if one.stage.shards_running]
         lowest = min((one.job.spec.priority for one in running), default=0)
+        mixed = view.mixed
         used_up = self._quotas.used_up() if self._quotas else frozenset()
         urgent = [
             one
@@ -89,6 +90,7 @@ class PreemptionWatch:
             if one.job.state is JobState.RUNNING
             and one.job.spec.priority - lowest >= self._by
             and view.can_run(one.stage)
+            and one.spec.operator not in mixed  # the slot that becomes free may be of a worker with another revision
             and one.job.tenant not in used_up
         ]
         waiting = list(self._waiting(urgent, ready, stages, view, now_ms)) if urgent else []

@@ -16,7 +16,7 @@ It knows no JSON Schema: the library's grammars permit whitespace everywhere, wh
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING, Any, NoReturn
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -87,7 +87,7 @@ class OpenVinoEngine:
             MemoryNeeds(weights, token, tokens, places).refuse_if_too_large(operator, source, memory)
             self._ends = end_tokens(source, self._tokenizer.end)
             self._blocks = places * (-(-tokens // PAGE_TOKENS) + 1)
-            self._pipeline = self._open(places)
+            self._pipeline: Any = self._open(places)
         except (InvalidParams, MemoryError):
             raise
         except Exception as error:
@@ -127,6 +127,8 @@ class OpenVinoEngine:
         """Begin a generation."""
         tokens = np.array([[*generation.prompt.tokens, *generation.begun_tokens]], np.int64)
         try:
+            if self._pipeline is None:
+                self._pipeline = self._open(self.limits.places)
             handle = self._pipeline.add_request(generation.number, library().Tensor(tokens), self._settings(generation))
         except (RuntimeError, ValueError) as error:
             self._refused.append(Delta(generation.number, error=OpenVinoError(str(error))))
@@ -144,7 +146,10 @@ class OpenVinoEngine:
             self._pipeline.step()
             return [*found, *(self._delta(answer, handle) for answer, handle in list(self._running.values()))]
         except RuntimeError as error:
-            self._restart(str(error))
+            # The weights would be in memory twice if the next pipeline was opened before this one is gone.
+            self._running.clear()
+            self._pipeline = None
+            raise OpenVinoError(str(error)) from error
 
     def abort(self, number: int) -> None:
         """End a generation at the next pass."""
@@ -160,7 +165,7 @@ class OpenVinoEngine:
         """Free the model."""
         for number in list(self._running):
             self.abort(number)
-        del self._pipeline
+        self._pipeline = None
 
     def _delta(self, answer: TokenAnswer, handle: Any) -> Delta:
         """Read what a pass has made of a row; nothing while its prompt is computed, which is progress, too."""
@@ -209,12 +214,6 @@ class OpenVinoEngine:
             "sampler_num_threads": self._threads,
         }
         return self._library.ContinuousBatchingPipeline(self._source, scheduler, "CPU", options)
-
-    def _restart(self, why: str) -> NoReturn:
-        """Raise `OpenVinoError`, with the engine ready for other rows."""
-        self._running.clear()
-        self._pipeline = self._open(self.limits.places)
-        raise OpenVinoError(why)
 
 
 def _import(operator: str) -> tuple[Any, Any]:
