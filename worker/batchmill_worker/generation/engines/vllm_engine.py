@@ -168,8 +168,10 @@ class VllmEngine:
             self._running[generation.number] = task
         self._waiting.clear()
         shown = [delta for delta in self._deltas.take(wait_s) if delta.number in self._running]
-        if self._failure is not None and not any(delta.is_end for delta in shown):  # answers are handed over first
-            self._fail_all(self._failure)
+        if self._failure is not None:
+            shown = [delta for delta in shown if delta.is_end and delta.error is None]
+            if not shown:  # answers are handed over first
+                self._fail_all(self._failure)
         for delta in shown:
             if delta.is_end:
                 del self._running[delta.number]
