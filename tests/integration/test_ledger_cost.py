@@ -223,8 +223,8 @@ def test_names_beyond_two_hundred_are_counted_together_and_days_long_ago_are_dro
 ) -> None:
     keys, today = ledger._store.keys, NOW_MS // 86_400_000
     fields = {
-        keys.cost_tenants(): ["acme", *(f"t{n}" for n in range(2399))],
-        keys.cost_pools(): [f"p{n} o" for n in range(2400)],
+        keys.cost_tenants(): ["acme", *(f"t{n}" for n in range(2799))],
+        keys.cost_pools(): [f"p{n} o" for n in range(2800)],
         keys.cost_days(): [f"{today - ago}" for ago in (1, 399, 400, 1000)],
     }
     for key, names in fields.items():
