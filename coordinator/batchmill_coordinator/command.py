@@ -60,11 +60,13 @@ def _refuse_to_start_open(settings: CoordinatorSettings) -> None:
 
 
 def _serve(settings: CoordinatorSettings, ready_file: Path | None, *, any_port: bool) -> None:
+    from batchmill.processes.large_blocks import return_large_blocks
     from batchmill.processes.ready_file import kept_port, write_ready_file
     from batchmill.telemetry.logs import announce, configure_logging
     from batchmill_coordinator.api.server import serve
 
     configure_logging(settings)
+    return_large_blocks()
 
     def report(url: str) -> None:
         announce(settings, "coordinator", f"serving {url}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
@@ -341,3 +342,16 @@ def test_a_manifest_that_does_not_add_up_cannot_be_made(tmp_path: Path) -> None:
         job.manifest(*reversed(parts))
     with pytest.raises(ValidationError, match="there twice"):
         job.manifest(parts[0], parts[0])
+
+
+def test_columns_that_do_not_repeat_are_written_into_parquet_without_a_dictionary(tmp_path: Path) -> None:
+    names = [f"name {number}" for number in range(6000)]
+    lists = [[number % 3] for number in range(6000)]
+    table = pa.table({"unique": names, "repeats": [name[:6] for name in names], "list": lists, "float": [0.5] * 6000})
+    job = output(tmp_path / "out")
+    job.publisher.prepare()
+    job.write((0,), 1, table)
+    written = pq.ParquetFile(next((tmp_path / "out").glob("*.parquet"))).metadata.row_group(0)
+    columns = [written.column(number) for number in range(4)]
+    assert [column.has_dictionary_page for column in columns] == [False, True, False, False]
+    assert job.results.read(ShardId((0,)), 1).equals(table)

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CURSOR_PATTERN = r"^([0-9]{1,12}(\.[01]){0,64})?$"
 STAGE_CURSOR_PATTERN = r"^([0-9]{1,2}/[0-9]{1,12}(\.[01]){0,64}|[0-9]{1,12}(\.[01]){0,64})?$"
-TARGET_PAGE_BYTES = 16 * 1024 * 1024
+TARGET_PAGE_BYTES = 8 * 1024 * 1024
 """A page takes complete shards until it has about this many bytes; it has at least one."""
 
 

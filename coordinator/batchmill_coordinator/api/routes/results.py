@@ -31,7 +31,8 @@ MAX_WAIT_S = 30.0
 LOOK_INTERVAL_S = 1.0  # an event may be missed
 Cursor = Annotated[str, Query(pattern=CURSOR_PATTERN)]
 StageName = Annotated[str | None, Query(min_length=1, max_length=128)]
-CHUNK_ROWS = 65_536
+PIECE_BYTES = 1024 * 1024
+"""A page is sent in pieces of about this many bytes, since each is copied on its way and several are under way at once."""
 SMALL_BYTES = 64 * 1024  # a page of this size is sent in one piece
 
 
@@ -121,7 +122,7 @@ def _arrow_chunks(page: ResultPage) -> Iterator[bytes]:
     pieces = _Pieces()
     with pa.ipc.new_stream(pa.PythonFile(pieces, "w"), page.schema) as stream:
         for table in page.tables:
-            for batch in table.to_batches(max_chunksize=CHUNK_ROWS):
+            for batch in table.to_batches(max_chunksize=_piece_rows(table)):
                 stream.write_batch(batch)
                 yield pieces.take()
     yield pieces.take()
@@ -151,5 +152,10 @@ class _Pieces(io.RawIOBase):
 
 def _json_chunks(page: ResultPage) -> Iterator[bytes]:
     for table in page.tables:
-        for first in range(0, table.num_rows, CHUNK_ROWS):
-            yield to_json_lines(table.slice(first, CHUNK_ROWS))
+        rows = _piece_rows(table)
+        for first in range(0, table.num_rows, rows):
+            yield to_json_lines(table.slice(first, rows))
+
+
+def _piece_rows(table: pa.Table) -> int:
+    return max(1, PIECE_BYTES * table.num_rows // max(1, table.nbytes))
