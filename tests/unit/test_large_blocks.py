@@ -18,9 +18,11 @@ def anonymous_kb():
 return_large_blocks()
 before, small = anonymous_kb(), []
 for _ in range(8):
-    large = [bytearray(16 << 20), pa.py_buffer(bytes(2 << 20)), pa.array(range(1 << 18))]
+    large = [bytearray(16 << 20), pa.allocate_buffer(8 << 20), pa.allocate_buffer(2 << 20)]
+    for block in large:
+        memoryview(block).cast("B")[:] = bytes(len(block))
     small.append(bytearray(4096))  # lies behind the large blocks, if they are in the heap
-    del large
+    del large, block
 print(anonymous_kb() - before)
 """
 
