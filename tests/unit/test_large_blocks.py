@@ -13,7 +13,8 @@ import pyarrow as pa
 from batchmill.processes.large_blocks import return_large_blocks
 
 def anonymous_kb():
-    return int(next(line for line in Path("/proc/self/status").read_text().splitlines() if "RssAnon" in line).split()[1])
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if "RssAnon" in line).split()[1])
 
 return_large_blocks()
 before, small = anonymous_kb(), []

@@ -14,9 +14,9 @@ LARGE_BYTES = 1024 * 1024
 def return_large_blocks() -> None:
     """Let Arrow take its memory from the system's allocator, and that one map large blocks by themselves.
 
-    Arrow's own allocator keeps what was freed, and glibc raises its threshold with the first large block that is freed, so
-    that later ones stay in its heap: after pages of results of 16 MiB a process kept 40 MB. Where there is no `mallopt`,
-    only the first part is done.
+    Arrow's own allocator keeps what was freed, and glibc raises its threshold with the first large block that is
+    freed, so that later ones stay in its heap: after pages of results of 16 MiB a process kept 40 MB. Where there is no
+    `mallopt`, only the first part is done.
     """
     pa.set_memory_pool(pa.system_memory_pool())
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)

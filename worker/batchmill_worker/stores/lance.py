@@ -134,14 +134,18 @@ class LanceStore:
         return operations.Update(removed, changed, new), int(gone.size)
 
     def _replaced(self, build: Build, before: LanceDataset, new: list[FragmentMetadata]) -> npt.NDArray[np.uint64]:
-        """Return the addresses of the visible rows that these fragments replace."""
-        column = ID if build.sink.mode == "amend" else ROOT
-        old = before.to_table(columns=[column], with_row_address=True)
+        """Return the addresses of the visible rows that these fragments replace. Memory holds a batch of the others."""
         if build.sink.mode == "mirror":
-            is_gone = pa.array(np.ones(old.num_rows, dtype=bool))
+            scanner = before.scanner(columns=[], with_row_address=True)
+            gone = [batch["_rowaddr"] for batch in scanner.to_batches()]
         else:
-            is_gone = pc.is_in(old[column], value_set=self._staged(new, [column])[column].combine_chunks())
-        return np.asarray(old.filter(is_gone)["_rowaddr"].to_numpy(), dtype=np.uint64)
+            column = ID if build.sink.mode == "amend" else ROOT
+            replaced = self._staged(new, [column])[column].combine_chunks()
+            scanner = before.scanner(columns=[column], with_row_address=True)
+            gone = [
+                batch["_rowaddr"].filter(pc.is_in(batch[column], value_set=replaced)) for batch in scanner.to_batches()
+            ]
+        return np.concatenate([np.empty(0, np.uint64), *(one.to_numpy(zero_copy_only=False) for one in gone)])
 
     def _staged(self, fragments: list[FragmentMetadata], columns: list[str]) -> pa.Table:
         """Read columns of fragments that are not committed."""

@@ -32,7 +32,7 @@ LOOK_INTERVAL_S = 1.0  # an event may be missed
 Cursor = Annotated[str, Query(pattern=CURSOR_PATTERN)]
 StageName = Annotated[str | None, Query(min_length=1, max_length=128)]
 PIECE_BYTES = 1024 * 1024
-"""A page is sent in pieces of about this many bytes, since each is copied on its way and several are under way at once."""
+"""A page is sent in pieces of about this many bytes: each is copied on its way, and several are under way at once."""
 SMALL_BYTES = 64 * 1024  # a page of this size is sent in one piece
 
 
