@@ -20,6 +20,8 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batchmill_worker.devices.cores import divide, usable_cores
+from batchmill_worker.models import setup_context
+from batchmill_worker.models.model_source import locate_model
 from benchmarks.embed import OPENVINO, PARAMS
 from benchmarks.figures import Bar, Figure, Report
 from benchmarks.stack import REPOSITORY, processes, service
@@ -35,6 +37,9 @@ NAME = "embed_peers"
 SIZES = (8, 16, 32, 64)
 SWEPT_ROWS = 256
 KINDS = {"encode": "the model in a loop", "ray": "Ray Data", "daft": "Daft"}
+INFINITY = "infinity"
+INFINITY_PYTHON = os.environ.get("INFINITY_PYTHON")
+"""The interpreter of an environment with `infinity-emb[torch]`, whose pins exclude those of the worker."""
 BACKENDS = ("torch", "openvino")
 OURS = {"torch": PARAMS, "openvino": OPENVINO}
 QUIET = {"OMP_WAIT_POLICY": "passive"}  # as in Batchmill's workers: idle threads of torch do not spin
@@ -78,9 +83,14 @@ def measure(scale: Scale) -> Report:
         client = stack.enter_context(service(stack.enter_context(processes(folder)), 1)).client
         for backend in BACKENDS:
             _ours(client, corpus.slice(0, SWEPT_ROWS), backend)
-        peers = {kind: stack.enter_context(_peer(kind, rows)) for kind in KINDS}
+        peers = {kind: stack.enter_context(_peer(_of_kind(kind, rows))) for kind in KINDS}
         sizes = {backend: peers["encode"].best_size(backend) for backend in BACKENDS}
+        infinity = stack.enter_context(_peer(_of_infinity(folder, rows))) if INFINITY_PYTHON else None
+        if infinity is not None:
+            infinity.run(SWEPT_ROWS, sizes["torch"], "torch")
         for _ in range(scale.embed_runs):
+            if infinity is not None:
+                took.setdefault((INFINITY, "torch"), []).append(infinity.run(rows, sizes["torch"], "torch"))
             for backend in BACKENDS:
                 for kind, peer in peers.items():
                     took.setdefault((kind, backend), []).append(peer.run(rows, sizes[backend], backend))
@@ -93,6 +103,7 @@ def measure(scale: Scale) -> Report:
 REMARKS = [
     "The texts and the model are those of `embed`. Peers use the fastest of four batch sizes of the model.",
     "Peers have their model loaded, and Ray Data's time starts when its actor has. Theirs get blocks of 1,024 rows.",
+    "infinity gets all texts at once and sorts them by itself, with torch. It runs if INFINITY_PYTHON is set.",
     "With OpenVINO all run the model that Batchmill converts, in float32 and with the same number of threads.",
 ]
 
@@ -106,10 +117,24 @@ def _ours(client: Client, table: pa.Table, backend: str) -> float:
     return took
 
 
+def _threads() -> str:
+    return str(divide(usable_cores(), 1)[0].threads)
+
+
+def _of_kind(kind: str, rows: int) -> list[str]:
+    return [sys.executable, "-m", "benchmarks.embed_peer", kind, str(rows), _threads()]
+
+
+def _of_infinity(folder: Path, rows: int) -> list[str]:
+    model = locate_model(PARAMS["model"], setup_context.current().locations)
+    corpus = folder / "texts.json"
+    corpus.write_text(json.dumps(texts(rows)))
+    script = Path(__file__).with_name("infinity_peer.py")
+    return [str(INFINITY_PYTHON), str(script), str(model), str(corpus), _threads()]
+
+
 @contextmanager
-def _peer(kind: str, rows: int) -> Iterator[_Peer]:
-    threads = str(divide(usable_cores(), 1)[0].threads)
-    command = [sys.executable, "-m", "benchmarks.embed_peer", kind, str(rows), threads]
+def _peer(command: list[str]) -> Iterator[_Peer]:
     process = subprocess.Popen(
         command,
         stdin=subprocess.PIPE,
@@ -134,7 +159,7 @@ def _peer(kind: str, rows: int) -> Iterator[_Peer]:
 
 
 def _figures(took: dict[Side, list[float]], rows: int) -> list[Figure]:
-    names = {"ours": "Batchmill, the complete job", **KINDS}
+    names = {"ours": "Batchmill, the complete job", INFINITY: "infinity", **KINDS}
     return [
         Figure(f"{names[kind]}, {how}", "rows/s", [rows / one for one in all_]) for (kind, how), all_ in took.items()
     ]
@@ -159,4 +184,6 @@ def _bars(took: dict[Side, list[float]]) -> list[Bar]:
     for kind in ("ray", "daft"):
         bars.append(Bar(f"over {KINDS[kind]} with torch", over((kind, "torch"), best), "at least", 2.5, "x"))
         bars.append(Bar(f"over {KINDS[kind]} with the same backend", over((kind, best), best), "at least", 1.3, "x"))
+    if (INFINITY, "torch") in took:
+        bars.append(Bar("over infinity with torch", over((INFINITY, "torch"), best), "at least", 1.0, "x"))
     return bars
