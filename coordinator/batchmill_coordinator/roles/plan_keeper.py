@@ -79,6 +79,7 @@ class PlanKeeper:
         inspector: Inspector,
         uploads: Uploads,
         currency: str,
+        shard_target_s: float,
         submit: Callable[[JobRequest, str], str],
         delete: Callable[[str], None],
         clocks: ClockGuard,
@@ -88,7 +89,7 @@ class PlanKeeper:
         self._workspace = workspace
         self._inspector = inspector
         self._uploads = uploads
-        self._maker = PlanMaker(ledger, fleet, currency)
+        self._maker = PlanMaker(ledger, fleet, currency, shard_target_s)
         self._submit = submit
         self._delete = delete
         self._clocks = clocks
@@ -283,7 +284,7 @@ def _round_request(record: PlanRecord, upload: str) -> JobRequest:
             "name": name,
             "idempotency_key": f"{record.plan.id}-{number}",
         }
-    )
+    ).as_undivided()
 
 
 def _outcome(record: PlanRecord, job: JobRecord) -> PlanOutcome | None:
