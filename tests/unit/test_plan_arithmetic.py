@@ -96,6 +96,12 @@ def test_the_costs_of_a_shard_are_those_of_the_shards_that_the_job_has() -> None
     assert shard_rows(rounds, 10_000_000, 1, 5.0) == pytest.approx(430, rel=0.05)
 
 
+def test_padding_counts_less_where_neighbours_are_alike() -> None:
+    stage = StageRound(rows=100, dead=0, results=100, work_us=1_000_000, load_us=0, nano=0, padding_us=200_000)
+    rounds = [Round(rows=100, seconds=1.0, stages=(stage,), errors={})] * 5
+    assert [row_work(rounds, [], alike=alike).value for alike in (0.0, 0.5, 1.0)] == pytest.approx([0.01, 0.009, 0.008])
+
+
 def test_rounds_that_cost_less_the_fewer_rows_they_have_say_nothing_about_shards() -> None:
     rounds = [
         round_of(128, 0.02),

@@ -7,12 +7,14 @@
    35 % more time a row than with 500. So the rounds that count have two sizes, large, small, small, large, and the line
    `a row + a shard / rows` through what a row took in each says what rows take in shards of the job's size. Their
    order is balanced, so that a machine that becomes slower or faster changes the level of the line only.
-3. How far they are from the line says how well it is known there, by the interval of a prediction with Student's t,
+3. Where neighbours in the source are of a size, as in sorted texts, a job needs less padding than the sample, whose
+   order is mixed. The time for padding, which the rounds have measured, then counts by as much less as they are alike.
+4. How far they are from the line says how well it is known there, by the interval of a prediction with Student's t,
    whatever it comes from: rows that differ, or a machine that is not quiet.
-4. The interval also has the spread of what plans are wrong by: `PRIOR_SPREAD` until jobs of past plans have ended, then
+5. The interval also has the spread of what plans are wrong by: `PRIOR_SPREAD` until jobs of past plans have ended, then
    more and more theirs. It holds what the rounds cannot see, as a machine that changes between plan and job. So a
    service whose plans are worse shows wider intervals.
-5. Failed rows have the interval of Wilson (JASA 22, 1927).
+6. Failed rows have the interval of Wilson (JASA 22, 1927).
 """
 
 from __future__ import annotations
@@ -86,13 +88,18 @@ def _row_s(one: Round) -> float:
     return one.work_us / 1e6 / max(one.rows, 1)
 
 
-def row_work(rounds: Sequence[Round], outcomes: Sequence[PlanOutcome], rows_of_shard: float = math.inf) -> Estimate:
+def row_work(
+    rounds: Sequence[Round], outcomes: Sequence[PlanOutcome], rows_of_shard: float = math.inf, alike: float = 0.0
+) -> Estimate:
     """Return the seconds of devices a row, without loading models.
 
-    outcomes: of past plans. rows_of_shard: of the job, on average.
+    outcomes: of past plans. rows_of_shard: of the job, on average. alike: how much neighbours in the source are.
     """
-    value, spread = _on_line(_measured(rounds), 1 / rows_of_shard)
-    return Estimate.around(value, math.hypot(spread, QUANTILE * _plan_spread(outcomes)))
+    measured = _measured(rounds)
+    value, spread = _on_line(measured, 1 / rows_of_shard)
+    padding = sum(one.padding_us for one in measured) / max(sum(one.work_us for one in measured), 1)
+    around = Estimate.around(value, math.hypot(spread, QUANTILE * _plan_spread(outcomes)))
+    return around.scaled(1 - alike * padding)
 
 
 def shard_rows(rounds: Sequence[Round], rows: int, workers: int, target_s: float) -> float:

@@ -43,7 +43,7 @@ class PlanMaker:
         outcomes = self._outcomes(tenant)
         workers = workers_of(record, self._fleet)
         shard_rows = arithmetic.shard_rows(rounds, round(readable), max(workers, 1), self._shard_target_s)
-        work = arithmetic.row_work(rounds, outcomes, shard_rows).scaled(readable)
+        work = arithmetic.row_work(rounds, outcomes, shard_rows, record.alike).scaled(readable)
         profiles = [self._paces.profiles(stage) for stage in specs]
         stages = arithmetic.planned_stages(specs, rounds, round(readable), work.value)
         by_pool: dict[str, float] = {}

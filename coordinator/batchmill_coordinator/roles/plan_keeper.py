@@ -182,8 +182,8 @@ class PlanKeeper:
             raise
         notes = [] if found.is_complete else ["The source is so large that the sample is only of its beginning."]
         plan = record.plan.model_copy(update={"rows": found.rows, "rows_are_exact": found.is_exact, "notes": notes})
-        facts = {"upload": upload, "kept": found.kept, "read": found.read, "unreadable": found.unreadable}
-        return self._change(document, record, epoch, plan=plan, **facts)
+        facts = {"kept": found.kept, "read": found.read, "unreadable": found.unreadable, "alike": found.alike}
+        return self._change(document, record, epoch, plan=plan, upload=upload, **facts)
 
     def _begin(self, document: Document, record: PlanRecord, rows: int, epoch: int) -> Document | None:
         """Submit the next round, unless it is submitted already."""
