@@ -57,7 +57,7 @@ def measure(scale: Scale) -> Report:
     """All in turn, `scale.generate_runs` times over."""
     rows = scale.generate_rows
     found: dict[str, list[float]] = {name: [] for name in ("alone", "static", "ray", "job", "leader", "order", "apart")}
-    found |= {name: [] for name in (generate_faults.AGAIN, generate_faults.SAME, generate_faults.WRONG)}
+    found |= {name: [] for name in generate_faults.NAMES}
     best = _best_places(scale)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)))

@@ -31,10 +31,12 @@ MIXED_TOKENS = 8
 SHORT = 60  # characters of a text there
 LIMIT_S = 600.0
 POLL_INTERVAL_S = 0.05
-AGAIN, SAME, WRONG = "rows answered again after a kill", "results as without the kill", "mixed rows with another end"
+AGAIN, SAME = "rows answered again after a kill", "results as without the kill"
+CALM, WRONG = "results of two jobs without a kill that are the same", "mixed rows with another end"
+NAMES = (AGAIN, SAME, CALM, WRONG)
 ABOUT_KILL = (
     f"The worker process is killed when {KILLED_AT:.0%} of the rows are answered. A row counts as answered again if a "
-    "journal of the operator has it twice."
+    "journal of the operator has it twice. Rounding depends on what is computed together, and so do answers."
 )
 ABOUT_MIXED = (
     f"Of {MIXED_ROWS} rows, {BAD_ROWS} are longer than the context, {BAD_ROWS} have options that are no JSON, and one "
@@ -48,14 +50,15 @@ def measure(folder: Path, rows: int, places: int, runs: int, found: dict[str, li
     with processes(folder) as run, service(run, 1, operators=OPERATORS, env=PATH) as running:
         params = PARAMS | {"places": places}
         for number in range(runs):
-            again, same = _killed(running.client, folder / f"journal-{number}", rows, params)
+            again, same, calm = _killed(running.client, folder / f"journal-{number}", rows, params)
             found[AGAIN].append(again)
             found[SAME].append(same)
+            found[CALM].append(calm)
             found[WRONG].append(_mixed(running.client, str(folder / "mixed"), params))
 
 
 def figures(found: dict[str, list[float]]) -> list[Figure]:
-    return [Figure(AGAIN, "rows", found[AGAIN]), Figure(SAME, "%", found[SAME]), Figure(WRONG, "rows", found[WRONG])]
+    return [Figure(name, "%" if name in (SAME, CALM) else "rows", found[name]) for name in NAMES]
 
 
 def bars(found: dict[str, list[float]]) -> list[Bar]:
@@ -66,18 +69,24 @@ def bars(found: dict[str, list[float]]) -> list[Bar]:
     ]
 
 
-def _killed(client: Client, journal: Path, rows: int, params: dict[str, Any]) -> tuple[float, float]:
-    """Return how many rows were answered twice, and how many percent of the results are as without the kill."""
+def _killed(client: Client, journal: Path, rows: int, params: dict[str, Any]) -> tuple[float, float, float]:
+    """Return how many rows were answered twice, and the shares of equal results with and without a kill, in %."""
     table = pa.table({"id": range(rows), "body": bodies(rows)})
-    calm = client.submit("bench_chat", rows=table, params=params | {"journal": f"{journal}-calm"})
-    expected = _texts(calm.wait(LIMIT_S), rows)
+    calm = [
+        client.submit("bench_chat", rows=table, params=params | {"journal": f"{journal}-{number}"}).wait(LIMIT_S)
+        for number in range(2)
+    ]
+    expected, again = (_texts(one, rows) for one in calm)
     job = client.submit("bench_chat", rows=table, params=params | {"journal": str(journal)})
     _until(lambda: journal.exists() and len(journal.read_text().splitlines()) >= KILLED_AT * rows)
     psutil.Process(client.workers()[0].pid).kill()
     texts = _texts(job.wait(LIMIT_S), rows)
     times = Counter(line.split()[1] for line in journal.read_text().splitlines())
-    same = sum(texts[number] == text for number, text in expected.items())
-    return float(times.total() - len(times)), 100 * same / rows
+    return float(times.total() - len(times)), _equal(texts, expected), _equal(again, expected)
+
+
+def _equal(some: dict[int, tuple[str, int]], others: dict[int, tuple[str, int]]) -> float:
+    return 100 * sum(one == others[number] for number, one in some.items()) / len(some)
 
 
 def _texts(job: Job, rows: int) -> dict[int, tuple[str, int]]:

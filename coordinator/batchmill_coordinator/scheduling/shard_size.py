@@ -52,7 +52,8 @@ def expected_shards(rows: int, row_s: float, workers: int, target_s: float) -> f
 
     Some are planned ahead of those that are done, as the planner does it.
     """
-    ahead, left, timed, done, first = 2 * workers + 2, rows, 0, 0, first_rows(StageCost(row_s, row_s))
+    ahead = 2 * workers + max(2, workers) + 2  # as `PoolView.horizon`, with two shards at once in each
+    left, timed, done, first = rows, 0, 0, first_rows(StageCost(row_s, row_s))
     planned: list[int] = []
     while left > 0 and len(planned) < MAX_FORETOLD:
         if len(planned) - done >= ahead:
