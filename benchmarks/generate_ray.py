@@ -10,10 +10,8 @@ import pyarrow as pa
 from benchmarks.bare_generate import answer, bodies, cpu_s, load
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
-
-BATCHES_OF_PLACES = (1, 4, 16)
-"""Rows of a batch, in places of the engine. A batch ends with its last row, and one at a time is in the engine."""
 
 
 class _Generator:
@@ -52,7 +50,10 @@ def generate_with_ray(rows: int, places: int, batch_size: int, folder: Path) -> 
     return float(sum(back["tokens"].to_pylist())) / float(note.read_text())
 
 
-def best_batch_size(rows: int, places: int, folder: Path) -> int:
-    """The best of `BATCHES_OF_PLACES`."""
-    sizes = [places * number for number in BATCHES_OF_PLACES]
-    return max(sizes, key=lambda size: generate_with_ray(rows, places, size, folder))
+def best_batch_size(rows: int, places: int, batches: Sequence[int], folder: Path) -> int:
+    """The best of some sizes, in places of the engine.
+
+    A batch ends with its last row, and one at a time is in the engine.
+    """
+    sizes = [places * number for number in batches]
+    return sizes[0] if len(sizes) == 1 else max(sizes, key=lambda size: generate_with_ray(rows, places, size, folder))

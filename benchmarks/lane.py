@@ -71,6 +71,7 @@ def measure(scale: Scale) -> Report:
             web.close()
             took[BUSY].append(_under_a_job(client, web, scale.asks))
     settings = {"asks_a_run": scale.asks, "first_tokens_a_run": FIRST_TOKENS, "runs": scale.runs, "workers": 1}
+    settings["backend"] = peer.backend
     return Report(NAME, settings, [figure for name in took for figure in _figures(name, took[name])], _bars(took))
 
 

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
+from batchmill.settings import WorkerSettings
+from batchmill_worker.backends.converted_models import ConvertedModels
 from batchmill_worker.devices.cores import divide, usable_cores
 from batchmill_worker.devices.placement import thread_settings
 from batchmill_worker.models.operator_cache import OperatorCache
@@ -41,7 +43,7 @@ class LanePeer:
 
     def __init__(self, process: subprocess.Popen[str]) -> None:
         self._process = process
-        self._read()
+        self.backend = self._read()["backend"]
 
     def ask(self, what: str) -> float:
         """Return the seconds of one forward pass (`embed`) or first token (`chat`)."""
@@ -86,7 +88,8 @@ def main() -> None:
     with ExitStack() as stack:
         embed = stack.enter_context(_loaded("embed", EMBED))
         chat = stack.enter_context(_loaded("chat", CHAT | COLUMNS))
-        print(json.dumps({"ready": True}), flush=True)
+        info = embed.backend()
+        print(json.dumps({"backend": info.name if info else "none"}), flush=True)
         for line in sys.stdin:
             took_s = _forward(embed) if line.strip() == "embed" else _first_token(chat)
             print(json.dumps({"took_s": took_s}), flush=True)
@@ -94,9 +97,14 @@ def main() -> None:
 
 @contextmanager
 def _loaded(name: str, params: dict[str, Any]) -> Iterator[ReadyOperator]:
-    """An operator in this process, as a worker has it."""
+    """An operator in this process, as a worker has it.
+
+    With the worker's converted models: without any, `auto` is torch here, where it may be OpenVINO there.
+    """
     definition = next(one for one in load_operators() if one.name == name)
-    cache = OperatorCache("cpu", SetupContext())
+    settings = WorkerSettings.load()
+    models = ConvertedModels(settings.converted_models_folder, settings.converted_models_mb << 20)
+    cache = OperatorCache("cpu", SetupContext(settings.locations(), models))
     try:
         with cache.borrow(definition, params) as operator:
             yield operator

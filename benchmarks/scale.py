@@ -24,6 +24,9 @@ class Scale:
     embed_few: int  # of them, for what is slow
     generate_runs: int
     generate_rows: int
+    generate_places: tuple[int, ...]  # of the engine; the best of them is taken
+    generate_batches: tuple[int, ...]  # of the peer, in places: the same
+    generate_prefixes: int  # and as many rows with each
     live_jobs: tuple[int, ...]  # of one row each
     stream_s: float  # of rows at a steady rate
     stream_rows: int  # of a backlog
@@ -52,6 +55,9 @@ FULL = Scale(
     embed_few=1_000,
     generate_runs=3,
     generate_rows=500,
+    generate_places=(4, 8, 16),
+    generate_batches=(1, 4, 16),
+    generate_prefixes=8,
     live_jobs=(100, 1_000, 10_000),
     stream_s=20,
     stream_rows=200_000,
@@ -74,7 +80,10 @@ QUICK = Scale(
     embed_rows=1_500,
     embed_few=256,
     generate_runs=1,
-    generate_rows=64,
+    generate_rows=24,
+    generate_places=(8,),
+    generate_batches=(3,),
+    generate_prefixes=4,
     live_jobs=(50, 200),
     stream_s=5,
     stream_rows=50_000,

@@ -345,7 +345,7 @@ class Service:
     def _plan_keeper(self, clocks: ClockGuard) -> PlanKeeper:
         return PlanKeeper(
             *(self.ledger, self.fleet, self.workspace, Inspector(self._planning_inspectors), self.uploads),
-            self.settings.currency,
+            *(self.settings.currency, self.settings.shard_target_s),
             self._submit_own,
             self.delete,
             clocks,

@@ -18,6 +18,7 @@ from batchmill_coordinator.planning.arithmetic import (
     planned_stages,
     row_cost,
     row_work,
+    shard_rows,
     start_s,
     wilson,
 )
@@ -48,22 +49,24 @@ def plan(**fields: Any) -> Plan:
     return Plan(id="plan-1", state=PlanState.READY, title="embed", created_at=0.0, **fields)
 
 
-def test_the_warm_up_sizes_the_rounds_which_are_all_alike() -> None:
+def test_the_warm_up_sizes_the_rounds_of_which_two_are_small() -> None:
     assert next_rows([], kept=20_000, taken=0, total=100_000) == 128
     warm_up = round_of(128, 0.01)
-    rows = next_rows([warm_up], kept=20_000, taken=128, total=100_000)
-    assert rows * arithmetic.ROUNDS * 0.01 == pytest.approx(arithmetic.SAMPLE_S, rel=0.01)
-    rounds = [warm_up, *[round_of(rows, 0.01)] * 3]
-    assert next_rows(rounds, 20_000, 128 + 3 * rows, 100_000) == rows
-    assert next_rows([*rounds, rounds[-1]], 20_000, 128 + 4 * rows, 100_000) == 0
+    rounds = [warm_up]
+    while rows := next_rows(rounds, kept=20_000, taken=sum(one.rows for one in rounds), total=100_000):
+        rounds.append(round_of(rows, 0.01))
+    large, small = rounds[1].rows, rounds[2].rows
+    assert [one.rows for one in rounds[1:]] == [large, small, small, large]
+    assert small == large // arithmetic.SMALL
+    assert sum(one.rows for one in rounds[1:]) * 0.01 == pytest.approx(arithmetic.SAMPLE_S, rel=0.01)
 
 
 def test_a_sample_is_a_small_part_of_a_small_job_and_never_more_than_there_is() -> None:
     rows = next_rows([round_of(128, 0.01)], kept=4000, taken=128, total=4000)
-    assert rows * arithmetic.ROUNDS == pytest.approx(400, rel=0.02)
+    assert 2 * (rows + rows // arithmetic.SMALL) == pytest.approx(400, rel=0.02)
     few = [round_of(2, 0.01)]
     assert next_rows([], kept=10, taken=0, total=10) == 2
-    assert next_rows(few, kept=10, taken=2, total=10) == 2
+    assert next_rows(few, kept=10, taken=2, total=10) == 3
     assert next_rows([], kept=1, taken=0, total=1) == 1
     assert next_rows([round_of(1, 0.01)], kept=1, taken=1, total=1) == 0
 
@@ -74,11 +77,42 @@ def test_rounds_grow_while_rows_take_less_than_half_of_what_the_round_before_sai
     while rows := next_rows(rounds, kept=20_000, taken=sum(one.rows for one in rounds), total=20_000):
         rounds.append(round_of(rows, 0.03 / rows + 1e-5))
     sizes = [one.rows for one in rounds]
-    assert sizes[-arithmetic.ROUNDS :] == [sizes[-1]] * arithmetic.ROUNDS
+    small = sizes[-1] // arithmetic.SMALL
+    assert sizes[-arithmetic.ROUNDS :] == [sizes[-1], small, small, sizes[-1]]
     assert len(sizes) <= 1 + arithmetic.MAX_WARM_UPS + arithmetic.ROUNDS
     assert sum(sizes) <= 20_000
     assert sizes[-1] > 3000
-    assert row_work(rounds, []).value == pytest.approx(0.03 / sizes[-1] + 1e-5)
+    assert row_work(rounds, []).value == pytest.approx(1e-5, rel=0.01)
+    assert row_work(rounds, [], 1000).value == pytest.approx(4e-5, rel=0.01)
+
+
+def test_the_costs_of_a_shard_are_those_of_the_shards_that_the_job_has() -> None:
+    """A row takes 10 ms, and each shard 200 ms more: 9 % too much if rounds of 250 rows were taken as they are."""
+    rounds = [round_of(rows, 0.01 + 0.2 / rows) for rows in (128, 250, 83, 83, 250)]
+    for workers in (1, 8):
+        rows = shard_rows(rounds, 5000, workers, 5.0)
+        shards = 5000 / rows
+        assert row_work(rounds, [], rows).value * 5000 == pytest.approx(50 + 0.2 * shards, rel=1e-4)
+    assert shard_rows(rounds, 10_000_000, 1, 5.0) == pytest.approx(430, rel=0.05)
+
+
+def test_padding_counts_less_where_neighbours_are_alike() -> None:
+    stage = StageRound(rows=100, dead=0, results=100, work_us=1_000_000, load_us=0, nano=0, padding_us=200_000)
+    rounds = [Round(rows=100, seconds=1.0, stages=(stage,), errors={})] * 5
+    assert [row_work(rounds, [], alike=alike).value for alike in (0.0, 0.5, 1.0)] == pytest.approx([0.01, 0.009, 0.008])
+
+
+def test_rounds_that_cost_less_the_fewer_rows_they_have_say_nothing_about_shards() -> None:
+    rounds = [
+        round_of(128, 0.02),
+        *(round_of(rows, took) for rows, took in ((90, 1.1), (30, 0.9), (30, 1.0), (90, 1.0))),
+    ]
+    assert row_work(rounds, []).value == row_work(rounds, [], 30).value == pytest.approx(1.0)
+    noise = [
+        round_of(128, 0.02),
+        *(round_of(rows, took) for rows, took in ((90, 1.0), (30, 4.0), (30, 4.0), (90, 1.2))),
+    ]
+    assert row_work(noise, []).value == pytest.approx(1.1)
 
 
 def test_the_warm_up_does_not_count_where_there_are_rounds() -> None:
@@ -140,7 +174,7 @@ def test_stages_are_scaled_by_the_rows_of_the_source() -> None:
     first = StageRound(rows=100, dead=10, results=360, work_us=1_000_000, load_us=0, nano=10)
     second = StageRound(rows=360, dead=0, results=360, work_us=9_000_000, load_us=0, nano=90)
     rounds = [Round(rows=100, seconds=10.5, stages=(first, second), errors={"ValueError": 10})] * 5
-    chunk, embed = planned_stages([StageSpec(operator="chunk"), StageSpec(operator="embed")], rounds, 10_000)
+    chunk, embed = planned_stages([StageSpec(operator="chunk"), StageSpec(operator="embed")], rounds, 10_000, 1000)
     assert (chunk.rows, embed.rows) == (10_000, 36_000)
     assert (chunk.seconds, embed.seconds) == pytest.approx((100.0, 900.0))
     assert chunk.failing.value == pytest.approx(1000)

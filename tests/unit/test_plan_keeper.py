@@ -60,6 +60,7 @@ def sampled(ledger: Ledger, settings: CoordinatorSettings, epoch: int, error: Ba
         inspector,
         uploads,
         settings.currency,
+        settings.shard_target_s,
         refuse,
         create_autospec(ledger.jobs.find),
         clocks,
@@ -120,7 +121,8 @@ def test_a_source_that_is_slow_to_sample_delays_no_other_plan(
         ledger.plans.add(plan_id, "tenant", record.model_dump_json(), due_ms=0, quota=Quota(10, UNLIMITED))
     submitted = create_autospec(submit, side_effect=submit)
     keeper = PlanKeeper(
-        ledger, FleetView(ledger, HandClock()), workspace, inspector, uploads, settings.currency, submitted,
+        ledger, FleetView(ledger, HandClock()), workspace, inspector, uploads, settings.currency,
+        settings.shard_target_s, submitted,
         create_autospec(ledger.jobs.find), create_autospec(ClockGuard, instance=True),
     )  # fmt: skip
     keeper.step(epoch)  # it returns while the sample is read

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from batchmill.jobs.shard import FIRST_ROWS
 from batchmill.jobs.stage_cost import MAX_FIRST_ROWS, StageCost, first_rows
 from batchmill_coordinator.fleet.device_paces import announced_type, as_slowest
-from batchmill_coordinator.scheduling.shard_size import MAX_GROWTH, StageProgress, next_rows
+from batchmill_coordinator.scheduling.shard_size import MAX_GROWTH, StageProgress, expected_shards, next_rows
 
 TARGET_S = 5.0
 
@@ -122,3 +122,11 @@ def test_profiles_are_compared_by_the_type_that_workers_announce() -> None:
         "NVIDIA L4",
         "NVIDIA L4",
     ]
+
+
+def test_the_number_of_shards_is_known_before_they_are_planned() -> None:
+    """Six of the first ones are planned before any is done; then they grow to five seconds, and end small."""
+    assert expected_shards(5000, 0.0125, 1, 5.0) == 21
+    assert expected_shards(0, 0.01, 1, 5.0) == 0
+    assert expected_shards(100, 30.0, 1, 5.0) == 2  # all of them are planned before one is done
+    assert expected_shards(10**9, 0.01, 8, 5.0) == pytest.approx(10**9 / 500, rel=0.01)

@@ -11,7 +11,7 @@ import pytest
 
 from batchmill.sources import InlineSource
 from batchmill_coordinator.inspection import source_sample
-from batchmill_coordinator.inspection.source_sample import read_sample, row_sizes, spread_order
+from batchmill_coordinator.inspection.source_sample import alikeness, read_sample, row_sizes, spread_order
 
 
 def lengths(count: int, cv: float, seed: int) -> list[int]:
@@ -69,3 +69,12 @@ def test_the_size_of_a_row_is_that_of_its_texts_bytes_and_lists() -> None:
         }
     )
     assert row_sizes(table).tolist() == [2 + 2 + 1, 3 + 4, 2 + 1]
+
+
+def test_rows_are_alike_as_far_as_they_differ_between_places_only() -> None:
+    sizes = np.random.default_rng(3).lognormal(5, 1, 6400).astype(np.int64)
+    assert alikeness(np.sort(sizes)) == pytest.approx(1, abs=0.01)
+    assert alikeness(sizes) == pytest.approx(0, abs=0.02)
+    assert alikeness(np.full(6400, 7)) == alikeness(np.sort(sizes)[:100]) == 0  # all are one size; too few to see it
+    found = read_sample(InlineSource(table_of(sorted(sizes.tolist()))))
+    assert found.alike == alikeness(np.sort(sizes))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from enum import StrEnum
 from typing import Annotated, Any, Literal, Self
 
-from pydantic import BeforeValidator, Field, model_validator
+from pydantic import BeforeValidator, Field, PrivateAttr, model_validator
 
 from batchmill.durations import Span
 from batchmill.jobs.files import FileSource, OutputSpec, ResultsSource, UploadSource
@@ -218,6 +218,7 @@ class JobSpec(_JobFields):
     """What a job is to do. Validated completely before anything is stored; never changed afterwards."""
 
     stages: Annotated[tuple[StageSpec, ...], Field(min_length=1, max_length=MAX_STAGES)]  # in the order of the rows
+    undivided: bool = False  # whether each stage runs all rows that it has in one shard, as a round of a plan does
 
     @property
     def computing(self) -> tuple[StageSpec, ...]:
@@ -285,6 +286,7 @@ class JobForm(_OperatorFields, _JobFields):
     operator: Name | None = None  # type: ignore[assignment]  # of several stages each has its own
     stages: Annotated[list[StageForm], Field(min_length=1, max_length=MAX_STAGES)] | None = None
     deadline: Annotated[float, Span(gt=0, le=1e9)] | None = None  # from when it is accepted; `dated` makes it a moment
+    _undivided: bool = PrivateAttr(default=False)  # no field: users do not set it
 
     @model_validator(mode="after")
     def _has_one_deadline(self) -> Self:
@@ -335,7 +337,8 @@ class JobForm(_OperatorFields, _JobFields):
         """Return the spec that this form describes; its deadline is a moment by now, see `dated`."""
         if self.deadline is not None:
             raise AssertionError("the deadline of the form was not dated")
-        return JobSpec(stages=self.stage_specs(), **{name: getattr(self, name) for name in _JobFields.model_fields})
+        fields = {name: getattr(self, name) for name in _JobFields.model_fields}
+        return JobSpec(stages=self.stage_specs(), undivided=self._undivided, **fields)
 
     def stage_specs(self) -> tuple[StageSpec, ...]:
         """Return what its stages are to do, in order."""
@@ -351,6 +354,12 @@ class JobForm(_OperatorFields, _JobFields):
             [] if self.sink is None else sink_stages(self.sink, shared, in_steps=isinstance(self.source, StreamSource))
         )
         return tuple(StageSpec(**fields) for fields in [*(shared | fields for fields in own), *behind])
+
+    def as_undivided(self) -> Self:
+        """Return the form of the same job with each stage in one shard."""
+        made = self.model_copy()
+        made._undivided = True  # noqa: SLF001  # of the same class
+        return made
 
     @classmethod
     def of(cls, spec: JobSpec) -> JobForm:

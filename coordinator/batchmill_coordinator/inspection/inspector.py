@@ -36,6 +36,7 @@ class SampleFacts:
     unreadable: int
     kept: int
     is_complete: bool
+    alike: float
 
 
 class Inspector:

@@ -105,6 +105,7 @@ class Tasks:
             "unreadable": found.unreadable,
             "kept": found.table.num_rows,
             "is_complete": found.is_complete,
+            "alike": found.alike,
         }
 
     def _read_batch(self, value: dict[str, Any]) -> ReadLines:

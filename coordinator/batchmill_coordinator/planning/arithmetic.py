@@ -1,14 +1,20 @@
 """What a job takes, from what rounds over its sample took. Pure.
 
 1. The first round warms up: it loads models and lets the controllers find batch sizes. What it took sizes the next one.
-   Where rows then turn out to take less than half of it, that one was a warm-up too, and the next is larger: shards and
-   batches of a few cheap rows cost many times more a row than those of the job.
-2. The last ones, of equally many rows each, are independent measurements of the same quantity, the time of devices a
-   row: their mean is the estimate, and their spread says how well it is known, whatever it comes from: rows that
-   differ, or a machine that is not quiet.
-3. The interval also has the spread of what plans are wrong by: `PRIOR_SPREAD` until jobs of past plans have ended, then
-   more and more theirs. So a service whose plans are worse shows wider intervals.
-4. Failed rows have the interval of Wilson (JASA 22, 1927).
+   Where rows then turn out to take less than half of it, that one was a warm-up too, and the next is larger.
+2. Each round is one shard in each stage. A shard has costs of its own: it waits for its first batch, its last batches
+   are small, and rows of few others are padded to each other's length. With 64 texts in a shard, embeddings take 10 to
+   35 % more time a row than with 500. So the rounds that count have two sizes, large, small, small, large, and the line
+   `a row + a shard / rows` through what a row took in each says what rows take in shards of the job's size. Their
+   order is balanced, so that a machine that becomes slower or faster changes the level of the line only.
+3. Where neighbours in the source are of a size, as in sorted texts, a job needs less padding than the sample, whose
+   order is mixed. The time for padding, which the rounds have measured, then counts by as much less as they are alike.
+4. How far they are from the line says how well it is known there, by the interval of a prediction with Student's t,
+   whatever it comes from: rows that differ, or a machine that is not quiet.
+5. The interval also has the spread of what plans are wrong by: `PRIOR_SPREAD` until jobs of past plans have ended, then
+   more and more theirs. It holds what the rounds cannot see, as a machine that changes between plan and job. So a
+   service whose plans are worse shows wider intervals.
+6. Failed rows have the interval of Wilson (JASA 22, 1927).
 """
 
 from __future__ import annotations
@@ -19,6 +25,7 @@ from collections import Counter
 from typing import TYPE_CHECKING
 
 from batchmill.insights.plans import Estimate, PastPlans, PlannedStage
+from batchmill_coordinator.scheduling.shard_size import expected_shards
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -31,12 +38,13 @@ WARM_UP_ROWS = 128
 MAX_WARM_UPS = 4
 GROWTH = 2.0  # from a warm-up to the next, at least
 MIN_ROUND_ROWS = 16
-ROUNDS = 4
+SMALL = 3  # times fewer rows are in the small rounds
+ROUNDS = 4  # two large ones and two small ones
 SAMPLE_S = 12.0  # of device time in the rounds, at most about
 SAMPLE_SHARE = 0.1  # of the work of the job, at most about
 MIN_SAMPLE_S = 2.0
 QUANTILE = 1.2816  # of the normal distribution: 10 % are beyond it on each side
-STUDENT = {2: 3.078, 3: 1.886, 4: 1.638}  # the same of Student's t for means of that many rounds
+STUDENT = {1: 3.078, 2: 1.886, 3: 1.638}  # the same of Student's t, by degrees of freedom
 PRIOR_SPREAD = 0.06  # of the logarithm of the actual time over the planned one
 PRIOR_PLANS = 3  # that the prior counts as
 MAX_PAST = 50
@@ -51,40 +59,92 @@ def next_rows(rounds: Sequence[Round], kept: int, taken: int, total: int) -> int
     left = kept - taken
     if not rounds:
         return min(WARM_UP_ROWS, max(kept // (ROUNDS + 1), 1), left)
+    if len(rounds) == 1:
+        return _round_rows(rounds[0], left, total)
     measured = _measured(rounds)
     if len(measured) >= ROUNDS:
         return 0
-    if len(rounds) == 1:
-        return _round_rows(rounds[0], left, total)
+    large, small = measured[0].rows, _small(measured[0].rows)
     if len(measured) == 1 and len(rounds) <= MAX_WARM_UPS:
         larger = _round_rows(measured[0], left, total)
-        if larger >= GROWTH * measured[0].rows:
+        if larger >= GROWTH * large:
             return larger
-    return min(measured[0].rows, left)
+    return min(small if len(measured) < ROUNDS - 1 else large, left)
+
+
+def _small(large: int) -> int:
+    return max(large // SMALL, 1)
 
 
 def _round_rows(last: Round, left: int, total: int) -> int:
-    """Return how many rows each of `ROUNDS` rounds may have, by what those of the last one took."""
-    row_s = max(last.work_us / 1e6 / max(last.rows, 1), 1e-7)
+    """Return how many rows each large one of `ROUNDS` rounds may have, by what those of the last one took."""
+    row_s = max(_row_s(last), 1e-7)
     budget_s = min(SAMPLE_S, max(SAMPLE_SHARE * row_s * total, MIN_SAMPLE_S))
-    return min(max(int(budget_s / ROUNDS / row_s), MIN_ROUND_ROWS), left // ROUNDS)
+    large = ROUNDS / 2 * (1 + 1 / SMALL)  # that all rounds are as many rows as
+    return min(max(int(budget_s / large / row_s), MIN_ROUND_ROWS), int(left / large) or left // ROUNDS)
 
 
-def row_work(rounds: Sequence[Round], outcomes: Sequence[PlanOutcome]) -> Estimate:
-    """Return the seconds of devices a row, without loading models. outcomes: of past plans."""
+def _row_s(one: Round) -> float:
+    return one.work_us / 1e6 / max(one.rows, 1)
+
+
+def row_work(
+    rounds: Sequence[Round], outcomes: Sequence[PlanOutcome], rows_of_shard: float = math.inf, alike: float = 0.0
+) -> Estimate:
+    """Return the seconds of devices a row, without loading models.
+
+    outcomes: of past plans. rows_of_shard: of the job, on average. alike: how much neighbours in the source are.
+    """
     measured = _measured(rounds)
-    values = [one.work_us / 1e6 / max(one.rows, 1) for one in measured]
-    mean = max(statistics.fmean(values), 1e-9)
-    return Estimate.around(mean, math.hypot(_spread_of(values), QUANTILE * _plan_spread(outcomes)))
+    value, spread = _on_line(measured, 1 / rows_of_shard)
+    padding = sum(one.padding_us for one in measured) / max(sum(one.work_us for one in measured), 1)
+    around = Estimate.around(value, math.hypot(spread, QUANTILE * _plan_spread(outcomes)))
+    return around.scaled(1 - alike * padding)
 
 
-def _spread_of(values: Sequence[float]) -> float:
-    """Return half the width of the interval of the logarithm of the mean, from how the rounds differ."""
-    count = len(values)
+def shard_rows(rounds: Sequence[Round], rows: int, workers: int, target_s: float) -> float:
+    """Return how many rows of the source a shard of the job has on average, in the stages that take the time.
+
+    target_s: how long workers should be at work on a shard.
+    """
+    measured = _measured(rounds)
+    given = max(sum(one.rows for one in measured), 1)
+    work_us = max(sum(one.work_us for one in measured), 1)
+    shards = 0.0
+    for stages in zip(*(one.stages for one in measured), strict=True):
+        stage_rows, stage_us = sum(one.rows for one in stages), sum(one.work_us for one in stages)
+        row_s = max(stage_us / 1e6 / max(stage_rows, 1), 1e-9)
+        shards += stage_us / work_us * expected_shards(round(rows * stage_rows / given), row_s, workers, target_s)
+    return rows / max(shards, 1.0)
+
+
+def _on_line(measured: Sequence[Round], at: float) -> tuple[float, float]:
+    """Return what a row takes where 1 / rows of a shard is `at`, and half the width of the interval of its logarithm.
+
+    Nothing has negative costs: a line that says so is replaced by the mean, or by that of the largest rounds.
+    """
+    shares, values = [1 / max(one.rows, 1) for one in measured], [_row_s(one) for one in measured]
+    mean, middle = statistics.fmean(values), statistics.fmean(shares)
+    width = sum((share - middle) ** 2 for share in shares)
+    if len(measured) < ROUNDS or not width:
+        return _around_mean(values)
+    shard_s = sum((share - middle) * value for share, value in zip(shares, values, strict=True)) / width
+    if shard_s <= 0:
+        return _around_mean(values)
+    row_s = mean - shard_s * middle
+    if row_s <= 0:
+        return _around_mean([value for share, value in zip(shares, values, strict=True) if share == min(shares)])
+    squares = sum((value - row_s - shard_s * share) ** 2 for share, value in zip(shares, values, strict=True))
+    free, found = len(measured) - 2, row_s + shard_s * at
+    deviation = math.sqrt(squares / free * (1 / len(measured) + (at - middle) ** 2 / width))
+    return found, STUDENT.get(free, QUANTILE) * deviation / found
+
+
+def _around_mean(values: Sequence[float]) -> tuple[float, float]:
+    count, mean = len(values), max(statistics.fmean(values), 1e-9)
     if count < 2:
-        return 0.5  # a warm-up alone says little
-    deviation = statistics.stdev(values) / max(statistics.fmean(values), 1e-9)
-    return STUDENT.get(count, QUANTILE) * deviation / math.sqrt(count)
+        return mean, 0.5  # a warm-up alone says little
+    return mean, STUDENT.get(count - 1, QUANTILE) * statistics.stdev(values) / mean / math.sqrt(count)
 
 
 def _plan_spread(outcomes: Sequence[PlanOutcome]) -> float:
@@ -117,16 +177,20 @@ def start_s(rounds: Sequence[Round], workers: int) -> float:
     return min(max(min(spent), 0.0), MAX_START_S)
 
 
-def planned_stages(specs: Sequence[StageSpec], rounds: Sequence[Round], rows: int) -> list[PlannedStage]:
-    """Return what each stage of a job of `rows` rows takes, without what its workers say of their batches."""
+def planned_stages(specs: Sequence[StageSpec], rounds: Sequence[Round], rows: int, work_s: float) -> list[PlannedStage]:
+    """Return what each stage of a job of `rows` rows takes, without what its workers say of their batches.
+
+    work_s: of all of them together.
+    """
     measured = _measured(rounds)
     source_rows = max(sum(one.rows for one in measured), 1)
+    measured_us = max(sum(one.work_us for one in measured), 1)
     found = []
     for number, spec in enumerate(specs):
         stages = [one.stages[number] for one in measured]
         every = [one.stages[number] for one in rounds]
         given = rows * sum(one.rows for one in stages) / source_rows
-        seconds = rows * sum(one.work_us for one in stages) / 1e6 / source_rows
+        seconds = work_s * sum(one.work_us for one in stages) / measured_us
         share = wilson(sum(one.dead for one in every), sum(one.rows for one in every))
         found.append(
             PlannedStage(
@@ -160,8 +224,15 @@ def wilson(failed: int, rows: int) -> Estimate:
 
 
 def _measured(rounds: Sequence[Round]) -> Sequence[Round]:
-    """Return the last rounds of equally many rows, without the first of all; the first if there is no other."""
+    """Return the last large round and the others of its size and the small one, without the first of all.
+
+    The first if there is no other.
+    """
     if len(rounds) < 2:
         return rounds
-    first = next(n for n in range(1, len(rounds)) if rounds[n].rows == rounds[-1].rows)
-    return rounds[first:]
+
+    def is_first(number: int) -> bool:
+        large = rounds[number].rows
+        return all(one.rows in (large, _small(large)) for one in rounds[number:])
+
+    return rounds[next(filter(is_first, range(1, len(rounds)))) :]

@@ -27,10 +27,11 @@ PAST_PAGE = 100
 class PlanMaker:
     """Makes plans."""
 
-    def __init__(self, ledger: Ledger, fleet: FleetView, currency: str) -> None:
+    def __init__(self, ledger: Ledger, fleet: FleetView, currency: str, shard_target_s: float) -> None:
         self._ledger = ledger
         self._fleet = fleet
         self._currency = currency
+        self._shard_target_s = shard_target_s
         self._paces = DevicePaces(ledger, fleet)
 
     def make(self, record: PlanRecord, tenant: str) -> Plan:
@@ -40,10 +41,11 @@ class PlanMaker:
         rows = plan.rows
         readable = rows * (record.read - record.unreadable) / max(record.read, 1)
         outcomes = self._outcomes(tenant)
-        work = arithmetic.row_work(rounds, outcomes).scaled(readable)
-        profiles = [self._paces.profiles(stage) for stage in specs]
-        stages = arithmetic.planned_stages(specs, rounds, round(readable))
         workers = workers_of(record, self._fleet)
+        shard_rows = arithmetic.shard_rows(rounds, round(readable), max(workers, 1), self._shard_target_s)
+        work = arithmetic.row_work(rounds, outcomes, shard_rows, record.alike).scaled(readable)
+        profiles = [self._paces.profiles(stage) for stage in specs]
+        stages = arithmetic.planned_stages(specs, rounds, round(readable), work.value)
         by_pool: dict[str, float] = {}
         for stage in stages:
             by_pool[stage.pool] = by_pool.get(stage.pool, 0.0) + stage.seconds

@@ -22,6 +22,7 @@ class StageRound(Frozen):
     work_us: int  # of devices, without loading models
     load_us: int
     nano: int  # without loading models
+    padding_us: int = 0  # of the work
 
 
 class Round(Frozen):
@@ -43,6 +44,11 @@ class Round(Frozen):
         return sum(stage.load_us for stage in self.stages)
 
     @property
+    def padding_us(self) -> int:
+        """Time of devices for the padding of rows."""
+        return sum(stage.padding_us for stage in self.stages)
+
+    @property
     def nano(self) -> int:
         """What the rows cost."""
         return sum(stage.nano for stage in self.stages)
@@ -62,6 +68,7 @@ class Round(Frozen):
                     work_us=stage.cost.us.total - stage.cost.us.load,
                     load_us=stage.cost.us.load,
                     nano=stage.cost.nano.total - stage.cost.nano.load,
+                    padding_us=stage.cost.us.padding,
                 )
                 for stage in job.stages
             ),
@@ -73,8 +80,9 @@ class PlanRecord(Frozen):
     """A plan as it is stored.
 
     request: of the job, its rows in a source. upload: the sample of the source; None until it is read. kept, read,
-    unreadable: its rows, those that were read for it, and those of them that cannot be read. taken: the rows of it that
-    rounds have taken. job: of the round that runs. submitted_workers: when the job was submitted.
+    unreadable: its rows, those that were read for it, and those of them that cannot be read. alike: how much neighbours
+    in the source are, from 0 to 1. taken: the rows of the sample that rounds
+    have taken. job: of the round that runs. submitted_workers: when the job was submitted.
     """
 
     plan: Plan
@@ -83,6 +91,7 @@ class PlanRecord(Frozen):
     kept: int = 0
     read: int = 0
     unreadable: int = 0
+    alike: float = 0.0
     taken: int = 0
     job: str | None = None
     rounds: tuple[Round, ...] = ()

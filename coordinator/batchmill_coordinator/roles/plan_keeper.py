@@ -79,6 +79,7 @@ class PlanKeeper:
         inspector: Inspector,
         uploads: Uploads,
         currency: str,
+        shard_target_s: float,
         submit: Callable[[JobRequest, str], str],
         delete: Callable[[str], None],
         clocks: ClockGuard,
@@ -88,7 +89,7 @@ class PlanKeeper:
         self._workspace = workspace
         self._inspector = inspector
         self._uploads = uploads
-        self._maker = PlanMaker(ledger, fleet, currency)
+        self._maker = PlanMaker(ledger, fleet, currency, shard_target_s)
         self._submit = submit
         self._delete = delete
         self._clocks = clocks
@@ -181,8 +182,8 @@ class PlanKeeper:
             raise
         notes = [] if found.is_complete else ["The source is so large that the sample is only of its beginning."]
         plan = record.plan.model_copy(update={"rows": found.rows, "rows_are_exact": found.is_exact, "notes": notes})
-        facts = {"upload": upload, "kept": found.kept, "read": found.read, "unreadable": found.unreadable}
-        return self._change(document, record, epoch, plan=plan, **facts)
+        facts = {"kept": found.kept, "read": found.read, "unreadable": found.unreadable, "alike": found.alike}
+        return self._change(document, record, epoch, plan=plan, upload=upload, **facts)
 
     def _begin(self, document: Document, record: PlanRecord, rows: int, epoch: int) -> Document | None:
         """Submit the next round, unless it is submitted already."""
@@ -283,7 +284,7 @@ def _round_request(record: PlanRecord, upload: str) -> JobRequest:
             "name": name,
             "idempotency_key": f"{record.plan.id}-{number}",
         }
-    )
+    ).as_undivided()
 
 
 def _outcome(record: PlanRecord, job: JobRecord) -> PlanOutcome | None:

@@ -45,7 +45,7 @@ from batchmill_coordinator.fleet.pools import EMPTY, PoolView
 from batchmill_coordinator.roles.job_guard import JobGuard
 from batchmill_coordinator.roles.streams.stream_waits import StreamWaits
 from batchmill_coordinator.scheduling.buffer_credit import shard_limits
-from batchmill_coordinator.scheduling.shard_size import StageProgress, next_rows
+from batchmill_coordinator.scheduling.shard_size import UNLIMITED_ROWS, StageProgress, next_rows
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection, Iterator, Mapping
@@ -330,6 +330,8 @@ class Planner:
         return first_rows(self._ledger.profiles.cost_of(one.spec, operator.version) if operator else None)
 
     def _next_rows(self, one: JobStage, draft: _Draft, opened: OpenSource, pool: PoolView, first: int) -> int:
+        if one.job.spec.undivided:
+            return UNLIMITED_ROWS
         stage = one.stage
         total = _total(one, opened, draft)
         progress = StageProgress(

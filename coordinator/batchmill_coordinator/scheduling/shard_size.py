@@ -5,10 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from batchmill.jobs.shard import FIRST_ROWS
+from batchmill.jobs.stage_cost import StageCost, first_rows
 
 MAX_GROWTH = 8  # times the rows of the shards before it
 TAIL_SHARDS = 2  # that every worker process still gets, about, near the end of a source
 MIN_SHARD_S = 0.5  # a shard of less work than this is mostly overhead
+UNLIMITED_ROWS = 2**40  # of a shard that only its bytes limit
+MAX_FORETOLD = 2_000  # shards; a stage with more has as many rows in each of the others as in the last of these
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,3 +45,20 @@ def next_rows(progress: StageProgress, target_s: float) -> int:
         fair = int(progress.rows_left / (TAIL_SHARDS * max(progress.workers, 1)))
         wanted = min(wanted, max(fair, int(rows_per_s * MIN_SHARD_S)))
     return max(wanted, FIRST_ROWS if wanted >= FIRST_ROWS else 1)
+
+
+def expected_shards(rows: int, row_s: float, workers: int, target_s: float) -> float:
+    """Return in how many shards that many rows of a stage will be run, each of which takes `row_s`.
+
+    Some are planned ahead of those that are done, as the planner does it.
+    """
+    ahead = 2 * workers + max(2, workers) + 2  # as `PoolView.horizon`, with two shards at once in each
+    left, timed, done, first = rows, 0, 0, first_rows(StageCost(row_s, row_s))
+    planned: list[int] = []
+    while left > 0 and len(planned) < MAX_FORETOLD:
+        if len(planned) - done >= ahead:
+            timed, done = timed + planned[done], done + 1
+        progress = StageProgress(timed, timed * row_s, done, left, workers, first)
+        planned.append(min(next_rows(progress, target_s), left))
+        left -= planned[-1]
+    return len(planned) + left / planned[-1] if planned else 0.0
