@@ -148,10 +148,15 @@ def test_failed_rows_are_listed_edited_and_replayed(sandbox: Sandbox, command: C
 
 def test_paused_and_cancelled_work_is_resumed(sandbox: Sandbox, command: Callable[[str, str], str]) -> None:
     page = f"{HOW_TO}resume.md"
-    write(sandbox, command, page, "slow_rows.py")
+    # A command takes long to start on a busy machine: the second half of the rows waits until the job is cancelled.
+    pace, cancel = "0.02 * len(rows)", 'batchmill cancel "$JOB"\n'
+    operator, commands = command(page, "slow_rows.py"), command(page, "pause")
+    assert (operator.count(pace), commands.count(cancel)) == (1, 1)
+    waits = f"{pace} if rows[0]['id'] <= 1000 or os.path.exists({str(sandbox.folder / 'is-cancelled')!r}) else 2"
+    (sandbox.folder / "slow_rows.py").write_text(f"import os\n{operator.replace(pace, waits)}")
     sandbox.start(command(page, "resume service"), writes=STARTED)
 
-    printed = sandbox.run(command(page, "pause"), timeout_s=250)
+    printed = sandbox.run(commands.replace(cancel, f"{cancel}touch is-cancelled\n"), timeout_s=250)
     assert "paused" in printed
     assert "cancelled" in printed
     assert "completed: 2,000 rows done" in printed

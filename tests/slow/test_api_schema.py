@@ -14,20 +14,28 @@ import batchmill
 HERE = Path(__file__).resolve().parent
 MAX_TIME_S = 60
 
-# Admission also refuses what no schema can state, as an operator that no worker has: 422 for a valid body is right. So
-# it is for the name of a stage: each job has its own. A query that is too long is refused before it is parsed: 431,
-# beside the statuses that the tool expects by itself.
+# Of the entries that match an operation the first one counts. Admission also refuses what no schema can state, as an
+# operator that no worker has: 422 for a valid body is right. So it is for the name of a stage: each job has its own.
+# A query that is too long is refused before it is parsed: 431, beside the statuses that the tool expects by itself.
+# Routes of OpenAI's API answer 400 instead: to a batch's time beyond 30d, or to a file of a batch that is no .jsonl.
+# An operator that no worker has loaded cannot be called: 503, with the time to try again.
 CONFIG = """
 [checks.negative_data_rejection]
 expected-statuses = ["400", "401", "403", "404", "405", "406", "409", "415", "422", "428", "429", "431", "5xx"]
 
 [[operations]]
-include-method = ["POST", "PUT"]
-checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404", "409", "422", "503"]
+include-path = [
+  "/v1/embeddings", "/v1/chat/completions", "/v1/completions", "/v1/responses", "/v1/files", "/v1/batches"
+]
+checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403", "404", "429", "503"]
 
 [[operations]]
-include-path = ["/v1/embeddings", "/v1/chat/completions", "/v1/completions", "/v1/responses"]
-checks.positive_data_acceptance.expected-statuses = ["2xx", "400", "401", "403", "404", "429", "503"]
+include-path = "/v1/operators/{name}/call"
+checks.not_a_server_error.expected-statuses = ["2xx", "3xx", "4xx", "503"]
+
+[[operations]]
+include-method = ["POST", "PUT"]
+checks.positive_data_acceptance.expected-statuses = ["2xx", "401", "403", "404", "409", "422", "503"]
 
 [[operations]]
 include-path = ["/v1/jobs/{job_id}/results", "/v1/jobs/{job_id}/dead-letters"]

@@ -49,10 +49,11 @@ def slots() -> set[psutil.Process]:
     return set(children_with(SLOT, recursive=True))
 
 
-def warm(client: batchmill.Client, folder: Path) -> None:
-    """Have both operators loaded."""
+def warm(client: batchmill.Client, folder: Path) -> int:
+    """Have both operators loaded; the process that has `patient`, which need not be the one of the other."""
     client.call("speaker", [{"messages": [{"role": "user", "content": "warm"}]}], timeout=GRACE_S)
-    client.call("patient", [{"path": str(folder)}], timeout=GRACE_S)
+    (row,) = client.call("patient", [{"path": str(folder)}], timeout=GRACE_S)
+    return int(row["pid"])
 
 
 def test_a_request_whose_worker_is_killed_is_answered_by_another_one(tmp_path: Path) -> None:
@@ -110,11 +111,10 @@ def test_a_stream_whose_worker_is_killed_ends_with_an_error_and_is_not_begun_aga
 def test_a_request_whose_worker_is_frozen_is_answered_by_another_one_and_once(tmp_path: Path) -> None:
     gate, begun = tmp_path / "gate", tmp_path / "gate.begun"
     with service(tmp_path, workers=2) as client, ThreadPoolExecutor(1) as threads:
-        warm(client, tmp_path)
+        holder = warm(client, tmp_path)
         answer = threads.submit(client.call, "patient", [{"path": str(gate)}])
         until(begun.exists, "the first attempt")
-        holder = next(worker for worker in client.workers() if worker.models)
-        frozen = next(slot for slot in slots() if slot.pid == holder.pid)
+        frozen = next(slot for slot in slots() if slot.pid == holder)
         frozen.send_signal(signal.SIGSTOP)
         try:
             begun.unlink()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from batchmill.jobs.job_log import LogEvent
+from batchmill.jobs.shard import FIRST_ROWS
 from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
@@ -13,7 +14,7 @@ if TYPE_CHECKING:
 
     from support.cluster import Cluster
 
-ROWS = 60
+ROWS = 2 * FIRST_ROWS  # a shard for each slot
 
 
 def test_an_urgent_job_is_done_long_before_the_shards_that_had_all_slots(

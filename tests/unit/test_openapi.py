@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pytest
 
 from batchmill.settings import CoordinatorSettings
 from batchmill_coordinator.api.app import create_app
+from batchmill_coordinator.batches.files import UploadPurpose
+from batchmill_coordinator.endpoints.known import ENDPOINTS, endpoint_of
 
 OPEN = {"/healthz", "/readyz"}
 NAMED = ("{job_id}", "{name}", "{file_id}", "{batch_id}", "{plan_id}", "{delivery_id}")
@@ -100,3 +103,26 @@ MEDIA = {
     "/v1/jobs/{job_id}/events": {"text/event-stream"},
     "/metrics": {"text/plain"},
 }
+
+
+def test_the_form_of_a_file_and_of_a_batch_say_which_values_are_taken() -> None:
+    service = SimpleNamespace(settings=CoordinatorSettings(tokens=("token",)))
+    document = create_app(cast("Any", service)).openapi()
+    form = document["paths"]["/v1/files"]["post"]["requestBody"]["content"]["multipart/form-data"]["schema"]
+    batch = document["components"]["schemas"]["BatchForm"]["properties"]
+    assert set(form["properties"]["purpose"]["enum"]) == set(get_args(UploadPurpose))
+    assert form["properties"]["expires_after[seconds]"] == {"type": "integer", "minimum": 3600, "maximum": 2_592_000}
+    for url in (
+        *ENDPOINTS,
+        "/v1/operators/echo",
+        "",
+        "/v1/operators/",
+        "/v1/operators/" + 129 * "n",
+        "/v1/embeddings2",
+    ):
+        matches = re.search(batch["endpoint"]["pattern"], url) is not None
+        assert matches is (endpoint_of(url) is not None), url
+    assert [re.search(batch["completion_window"]["pattern"], text) is not None for text in ("24h", "day")] == [
+        True,
+        False,
+    ]

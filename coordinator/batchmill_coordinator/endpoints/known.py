@@ -22,6 +22,9 @@ ENDPOINTS: dict[str, Endpoint] = {one.url: one for one in (*_OF_KINDS, Responses
 BY_KIND: dict[ModelKind, Endpoint] = {one.kind: one for one in _OF_KINDS if one.kind is not None}
 MAX_NAME_CHARS = 128
 
+URL_PATTERN = rf"^({'|'.join(ENDPOINTS)}|{PREFIX}[\s\S]{{1,{MAX_NAME_CHARS}}})$"
+"""Of the URLs that have an endpoint, in the schema of requests."""
+
 
 def endpoint_of(url: str) -> Endpoint | None:
     """Return the endpoint of a URL, or None if there is none."""

@@ -7,12 +7,14 @@ from typing import Annotated, Literal
 from fastapi import APIRouter, Path, Query, Response
 from pydantic import BaseModel, ConfigDict, Field
 
+from batchmill.durations import PATTERN
 from batchmill.errors import Conflict, NotFound
 from batchmill_coordinator.api.openapi import raises
 from batchmill_coordinator.api.routes.context import CurrentContext, json_response
 from batchmill_coordinator.api.routes.files import ExpiresAfter
 from batchmill_coordinator.api.routes.routing import BODIES, OpenAiRoute, json_body
 from batchmill_coordinator.batches.record import Batch
+from batchmill_coordinator.endpoints.known import URL_PATTERN
 
 router = APIRouter(prefix="/v1/batches", tags=["batches"], route_class=OpenAiRoute)
 
@@ -27,8 +29,9 @@ class BatchForm(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     input_file_id: str = Field(min_length=1, max_length=128)
-    endpoint: str = Field(max_length=256)
-    completion_window: str = Field(max_length=80)
+    # these patterns are in the schema alone: what does not match is refused in the words of OpenAI's API
+    endpoint: str = Field(max_length=256, json_schema_extra={"pattern": URL_PATTERN})
+    completion_window: str = Field(max_length=80, json_schema_extra={"pattern": PATTERN})
     metadata: dict[MetadataName, MetadataValue] | None = Field(default=None, max_length=16)
     output_expires_after: ExpiresAfter | None = None
 

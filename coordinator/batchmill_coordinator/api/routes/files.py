@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from fastapi.responses import StreamingResponse
@@ -24,6 +24,7 @@ FORM = "multipart/form-data"
 MAX_FIELDS = 16
 MAX_FIELD_BYTES = 4096
 MAX_NAME_CHARS = 512
+MIN_TTL_S, MAX_TTL_S = 3600, 2_592_000
 BRACKETED = re.compile(r"expires_after\[(anchor|seconds)\]")
 OCTETS = "application/octet-stream"
 
@@ -35,7 +36,7 @@ class ExpiresAfter(BaseModel):
     """When a file expires: this many seconds after it was created."""
 
     anchor: Literal["created_at"]
-    seconds: int = Field(ge=3600, le=2_592_000)
+    seconds: int = Field(ge=MIN_TTL_S, le=MAX_TTL_S)
 
 
 class FileForm(BaseModel):
@@ -69,11 +70,15 @@ BODY = {
     "type": "object",
     "properties": {
         "file": {"type": "string", "format": "binary"},
-        "purpose": {"type": "string"},
+        "purpose": {"enum": list(get_args(UploadPurpose))},
         "expires_after[anchor]": {"const": "created_at"},
-        "expires_after[seconds]": {"type": "integer"},
+        "expires_after[seconds]": {"type": "integer", "minimum": MIN_TTL_S, "maximum": MAX_TTL_S},
     },
     "required": ["file", "purpose"],
+    "dependentRequired": {
+        "expires_after[anchor]": ["expires_after[seconds]"],
+        "expires_after[seconds]": ["expires_after[anchor]"],
+    },
 }
 
 
