@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import redis
 
 from batchmill.errors import StreamUnavailable
+from batchmill.processes.collector import without_collections
 from batchmill.redis_access.connections import unavailable
 from batchmill.sources.base import RowsRead
 from batchmill.streams.base import Fetched, Head, Message, StreamReader
@@ -68,7 +69,7 @@ class RedisStreamReader(StreamReader):
 
     def fetch(self, partition: str, after: Head, max_rows: int, max_bytes: int) -> Fetched | None:  # noqa: ARG002  # there is one
         """See `StreamReader`."""
-        with source_errors(self._spec.title):
+        with source_errors(self._spec.title), without_collections():
             about = read_info(self._redis, self._key)
             if not is_behind(about.last, after.offset) or not about.length:
                 return _all_lost(about, after)
@@ -81,9 +82,9 @@ class RedisStreamReader(StreamReader):
 
     def read(self, partition: str, after: str, last: str, rows: int) -> RowsRead:  # noqa: ARG002  # there is one
         """See `StreamReader`."""
-        with source_errors(self._spec.title):
+        with source_errors(self._spec.title), without_collections():
             entries, _ = self._entries(after, last, rows, None)  # as they were planned, whatever their size
-        table = self._table(entries)
+            table = self._table(entries)
         found = self._rows(entries) if table is None else RowsRead(table)
         return with_lost(found, rows - len(entries), self._spec.title)
 
