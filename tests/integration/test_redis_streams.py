@@ -17,9 +17,11 @@ from batchmill.jobs.streams.offsets import StreamOffsets
 from batchmill.jobs.streams.source import RedisStream
 from batchmill.settings import CoordinatorSettings
 from batchmill.sources.base import InputSplit, NotYet, Survey
-from batchmill.streams.base import BAD_MESSAGE, LOST_MESSAGE, Head
+from batchmill.sources.type_names import types_of
+from batchmill.streams.base import BAD_MESSAGE, LOST_MESSAGE, Head, Message
+from batchmill.streams.messages import rows_of
 from batchmill.streams.opening import open_stream
-from batchmill.streams.redis_stream import RedisStreamReader
+from batchmill.streams.redis_stream import BEGINNING, RedisStreamReader
 from batchmill_coordinator.results.dead_rows import DeadRowStore
 from batchmill_coordinator.results.stream_retention import StreamRetention
 from batchmill_coordinator.roles.stream_keeper import StreamKeeper
@@ -343,3 +345,49 @@ def test_rows_that_come_after_a_job_was_drained_are_none_of_its_work(
     ledger.jobs.drain(JOB)
     reading.keeper.step(reading.epoch)
     assert ledger.overview.work().pools[pool].rows == 3
+
+
+def as_text(value: str | bytes) -> str:
+    return value if isinstance(value, str) else value.decode(errors="replace")
+
+
+@pytest.mark.parametrize(
+    ("entries", "types", "json_field"),
+    [
+        ([{"n": "1", "text": "a"}, {"n": "2", "text": "ä"}], {}, None),
+        ([{"n": "1"}, {"n": "2"}], {"n": "int64", "other": "float64"}, None),
+        ([{"n": "1"}, {"n": "x"}], {"n": "int64"}, None),
+        ([{"n": "1"}, {"m": "2"}], {}, None),
+        ([{"n": "1", "m": "2"}, {"m": "3", "n": "4"}], {}, None),
+        ([{"n": "1"}, {"n": "2", "m": "3"}], {"m": "string"}, None),
+        ([{"n": b"\xff"}, {"n": "2"}], {}, None),
+        ([{b"\xff": "1"}, {b"\xff": "2"}], {}, None),
+        ([{"__batchmill_x": "1"}, {"__batchmill_x": "2"}], {}, None),
+        ([{f"c{n}": "1" for n in range(1001)}] * 2, {}, None),
+        ([{"at": "2026-01-01T00:00:00"}, {"at": ""}], {"at": "timestamp[ms]"}, None),
+        ([{"j": '{"a": 1}'}, {"j": ' {"a": 2}\n'}], {}, "j"),
+        ([{"j": '{"a": 1}'}, {"j": '{"a": "x"}'}], {}, "j"),
+        ([{"j": '{"a": 1}'}, {"j": '{"a":'}], {"a": "int64"}, "j"),
+        ([{"j": '{"a": 1}', "n": "1"}, {"j": '{"b": 2}', "n": "2"}], {}, "j"),
+        ([{"n": "1"}, {"n": "2"}], {}, "j"),
+        ([{"j": '{"a": 1}'}, {"n": "2"}], {}, "j"),
+    ],
+)
+def test_a_shard_has_the_rows_that_each_of_its_entries_is(
+    redis_client: redis.Redis, key: str, entries: list[Any], types: dict[str, str], json_field: str | None
+) -> None:
+    """Entries with the same fields are read column by column, others one by one: the rows are the same."""
+    client: Any = redis_client
+    ids = [client.xadd(key, one).decode() for one in entries]
+    rows: list[Any] = [
+        {as_text(name): as_text(value) for name, value in one.items()}
+        if json_field is None
+        else one.get(json_field, "").encode()
+        for one in entries
+    ]
+    kinds, spec = types_of(types), RedisStream(key, json_field=json_field)
+    messages = [Message(offset, row, 0) for offset, row in zip(ids, rows, strict=True)]
+    expected = rows_of(messages, kinds, spec.title)
+    found = RedisStreamReader(redis_client, key, spec, kinds).read("", BEGINNING, ids[-1], len(ids))
+    assert found.table.equals(expected.table)
+    assert found.bad == expected.bad

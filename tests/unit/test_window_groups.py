@@ -203,3 +203,8 @@ def test_limits_are_divided_among_groups() -> None:
     rows = pa.table({"k": list(range(100))})
     found = run({"by": "k", "count": 2, "groups": 2, "max_windows": 21}, [rows])
     assert [100 - sum(len(one.errors) for one in found)] == [22]
+
+
+def test_a_key_of_an_extension_type_is_of_the_group_of_the_same_text() -> None:
+    text = pa.array(["user-1"])
+    assert group_of(pa.ExtensionArray.from_storage(pa.json_(), text)) == group_of(text)

@@ -38,7 +38,7 @@ def rows_of(messages: Sequence[Message], types: Mapping[str, pa.DataType], where
 
     Without a given type, a column has the type of its values among these messages; one that no row has is left out.
     """
-    problems = _with_too_many_names(messages)
+    problems = _with_too_many_names([one.row for one in messages])
     if not any(isinstance(one.row, bytes) for one in messages):
         rows: list[Any] = [{} if place in problems else one.row for place, one in enumerate(messages)]
         return _checked(messages, rows, problems, types, where)
@@ -55,12 +55,38 @@ def rows_of(messages: Sequence[Message], types: Mapping[str, pa.DataType], where
     return _checked(messages, rows, problems, types, where)
 
 
-def _with_too_many_names(messages: Sequence[Message]) -> dict[int, str]:
+def table_of_texts(columns: Mapping[bytes, list[bytes]], types: Mapping[str, pa.DataType]) -> pa.Table | None:
+    """Make the table that `rows_of` makes of fields that all messages have; None if anything about them is wrong."""
+    try:
+        texts = {name.decode(): values for name, values in columns.items()}
+        if len(texts) > MAX_NAMES or reserved_column(list(texts)):
+            return None
+        found = {name: _of_texts(values, types.get(name)) for name, values in texts.items()}
+    except (UnicodeDecodeError, pa.ArrowException):
+        return None
+    rows = len(next(iter(found.values())))
+    missing = {name: column_of(name, [None] * rows, kind)[0] for name, kind in types.items() if name not in found}
+    return pa.table(found | missing)
+
+
+def _of_texts(values: list[bytes], kind: pa.DataType | None) -> pa.Array:
+    texts = pa.array(values, pa.binary()).cast(pa.string())
+    return texts if kind is None else texts.cast(kind)
+
+
+def table_of_json(lines: Sequence[bytes], types: Mapping[str, pa.DataType]) -> pa.Table | None:
+    """Make the table that `rows_of` makes of JSON objects; None if anything about them is wrong."""
+    if _with_too_many_names(lines):
+        return None
+    return _parse_together([line.strip(b" \t\r\n") for line in lines], types)
+
+
+def _with_too_many_names(rows: Sequence[bytes | Mapping[str, Any]]) -> dict[int, str]:
     """Return which messages bring more names of fields than all may have together, and what is wrong with them."""
     known: set[Any] = set()
     problems = {}
-    for place, message in enumerate(messages):
-        new = _names(message.row) - known
+    for place, row in enumerate(rows):
+        new = _names(row) - known
         if len(known) + len(new) <= MAX_NAMES:
             known |= new
         else:

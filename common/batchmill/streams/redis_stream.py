@@ -9,14 +9,24 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 from functools import lru_cache
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 import redis
 
 from batchmill.errors import StreamUnavailable
+from batchmill.processes.collector import without_collections
 from batchmill.redis_access.connections import unavailable
+from batchmill.sources.base import RowsRead
 from batchmill.streams.base import Fetched, Head, Message, StreamReader
-from batchmill.streams.messages import event_time_ms, parse_time_ms, rows_of, with_lost
+from batchmill.streams.messages import (
+    event_time_ms,
+    parse_time_ms,
+    rows_of,
+    table_of_json,
+    table_of_texts,
+    with_lost,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -24,7 +34,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from batchmill.jobs.streams.source import RedisStream
-    from batchmill.sources.base import RowsRead
 
 BEGINNING = "0-0"
 READ_AT_ONCE = 1000
@@ -32,8 +41,8 @@ PARTITION = ""
 """The only partition of a stream has no name."""
 
 
-Entry = tuple[bytes, dict[bytes, bytes]]
-"""An entry as the server has it: its id, and its fields."""
+Entry = tuple[bytes, list[bytes]]
+"""An entry as the server sends it: its id, and names and values in turns. A dict of each would cost as much again."""
 
 
 class RedisStreamReader(StreamReader):
@@ -41,6 +50,8 @@ class RedisStreamReader(StreamReader):
 
     def __init__(self, client: redis.Redis, key: str, spec: RedisStream, types: Mapping[str, pa.DataType]) -> None:
         self._redis: Any = client  # replies are bytes here
+        self._ranges: Any = redis.Redis(connection_pool=client.connection_pool)
+        self._ranges.set_response_callback("XRANGE", lambda reply, **_: reply)
         self._key = key
         self._spec = spec
         self._types = types
@@ -58,7 +69,7 @@ class RedisStreamReader(StreamReader):
 
     def fetch(self, partition: str, after: Head, max_rows: int, max_bytes: int) -> Fetched | None:  # noqa: ARG002  # there is one
         """See `StreamReader`."""
-        with source_errors(self._spec.title):
+        with source_errors(self._spec.title), without_collections():
             about = read_info(self._redis, self._key)
             if not is_behind(about.last, after.offset) or not about.length:
                 return _all_lost(about, after)
@@ -71,9 +82,10 @@ class RedisStreamReader(StreamReader):
 
     def read(self, partition: str, after: str, last: str, rows: int) -> RowsRead:  # noqa: ARG002  # there is one
         """See `StreamReader`."""
-        with source_errors(self._spec.title):
+        with source_errors(self._spec.title), without_collections():
             entries, _ = self._entries(after, last, rows, None)  # as they were planned, whatever their size
-        found = rows_of([self._message(*one) for one in entries], self._types, self._spec.title)
+            table = self._table(entries)
+        found = self._rows(entries) if table is None else RowsRead(table)
         return with_lost(found, rows - len(entries), self._spec.title)
 
     def lag(self, partition: str, after: Head) -> int:  # noqa: ARG002  # there is one
@@ -99,7 +111,7 @@ class RedisStreamReader(StreamReader):
         nbytes = 0
         while len(found) < max_rows and (max_bytes is None or nbytes < max_bytes):
             step = min(max_rows - len(found), READ_AT_ONCE)
-            some: list[Entry] = self._redis.xrange(self._key, f"({after}", last, count=step)
+            some: list[Entry] = self._ranges.xrange(self._key, f"({after}", last, count=step)
             fitting, more = (some, 0) if max_bytes is None else self._fitting(some, max_bytes - nbytes)
             found += fitting
             nbytes += more
@@ -117,10 +129,10 @@ class RedisStreamReader(StreamReader):
                 return entries[:number], nbytes
         return entries, nbytes
 
-    def _size(self, fields: Mapping[bytes, bytes]) -> int:
+    def _size(self, fields: list[bytes]) -> int:
         if self._json_field is not None:
-            return len(fields.get(self._json_field, b""))
-        return sum(map(len, fields)) + sum(map(len, fields.values()))
+            return len(_by_name(fields).get(self._json_field, b""))
+        return sum(map(len, fields))
 
     def _latest(self, entries: Sequence[Entry]) -> int | None:
         """Return the highest event time; without a column for it, the arrival of the last entry: ids only rise."""
@@ -131,16 +143,50 @@ class RedisStreamReader(StreamReader):
             found = (event_time_ms(self._message(*one), column) for one in entries)
         else:
             name = column.encode()
-            found = (parse_time_ms(_text(fields[name])) if name in fields else None for _, fields in entries)
+            values = (_by_name(fields).get(name) for _, fields in entries)
+            found = (parse_time_ms(_text(value)) for value in values if value is not None)
         return max((at for at in found if at is not None), default=None)
 
-    def _message(self, entry_id: bytes, fields: Mapping[bytes, bytes]) -> Message:
+    def _table(self, entries: Sequence[Entry]) -> pa.Table | None:
+        """Make a table of entries column by column; None if some differ in their fields, or anything is wrong."""
+        columns = _columns_of(entries)
+        if columns is None:
+            return None
+        if self._json_field is None:
+            return table_of_texts(columns, self._types)
+        lines = columns.get(self._json_field)
+        return None if lines is None else table_of_json(lines, self._types)
+
+    def _rows(self, entries: Sequence[Entry]) -> RowsRead:
+        return rows_of([self._message(*one) for one in entries], self._types, self._spec.title)
+
+    def _message(self, entry_id: bytes, fields: list[bytes]) -> Message:
         offset = entry_id.decode()
         at_ms = int(offset.partition("-")[0])
         if self._json_field is not None:
-            return Message(offset, fields.get(self._json_field, b""), at_ms)
-        row = {_name(name): value.decode(errors="replace") for name, value in fields.items()}
+            return Message(offset, _by_name(fields).get(self._json_field, b""), at_ms)
+        row = {_name(name): value.decode(errors="replace") for name, value in _by_name(fields).items()}
         return Message(offset, row, at_ms)
+
+
+def _by_name(fields: list[bytes]) -> dict[bytes, bytes]:
+    return dict(zip(fields[::2], fields[1::2], strict=True))
+
+
+def _columns_of(entries: Sequence[Entry]) -> dict[bytes, list[bytes]] | None:
+    """Return the values of each field, if all entries have the same fields in the same order, otherwise None."""
+    if not entries:
+        return None
+    names, width = entries[0][1][::2], len(entries[0][1])
+    if any(len(fields) != width for _, fields in entries):
+        return None
+    every = list(chain.from_iterable(fields for _, fields in entries))
+    columns = {}
+    for place, name in enumerate(names):
+        if every[2 * place :: width].count(name) != len(entries):
+            return None
+        columns[name] = every[2 * place + 1 :: width]
+    return columns if len(columns) == len(names) else None
 
 
 class StreamInfo:

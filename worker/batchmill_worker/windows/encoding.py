@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import base64
-import gc
 import json
 import zlib
-from contextlib import contextmanager
 from datetime import date, datetime, time, timedelta
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any
 
 from batchmill.columns import decode_schema, encode_schema
 from batchmill.errors import DamagedData, InvalidRows
+from batchmill.processes.collector import without_collections
 from batchmill_worker.windows.rules import WindowKind
 from batchmill_worker.windows.state import OpenWindow, PartitionClock, WindowState
 
@@ -76,7 +75,7 @@ def decode_state(data: bytes, rule: WindowRule) -> tuple[WindowState, pa.Schema]
         state = WindowState(watermark=watermark, rows_seen=rows_seen, firings=firings)
         for name, one in clocks.items():
             state.add_clock(name, PartitionClock(*one))
-        with _without_collections():
+        with without_collections():
             for window in _windows_in(text, place):
                 state.open(window)
                 if rule.kind is not WindowKind.COUNT:
@@ -111,19 +110,6 @@ def _windows_in(text: str, place: int) -> Iterator[OpenWindow]:
         counts = (rows, nbytes, fired, bool(has_new_rows))
         yield OpenWindow(tuple(key), start, end, number, own_id, sums, *counts, text=own)
         place += 1
-
-
-@contextmanager
-def _without_collections() -> Iterator[None]:
-    """Let the garbage collector rest: it would look at all windows again and again while there are more and more."""
-    if not gc.isenabled():
-        yield
-        return
-    gc.disable()
-    try:
-        yield
-    finally:
-        gc.enable()
 
 
 def _marked(value: Any) -> dict[str, str]:

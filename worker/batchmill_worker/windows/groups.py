@@ -39,13 +39,12 @@ def rows_of_group(rows: pa.Table, by: Sequence[str], group: int, groups: int) ->
 
 def _checksums(column: pa.ChunkedArray) -> npt.NDArray[np.uint32]:
     """Return a checksum of each value of a column; 0 for null, and for what is no key."""
-    nothing = np.zeros(len(column), dtype=np.uint32)
     if pa.types.is_null(column.type):
-        return nothing
+        return np.zeros(len(column), dtype=np.uint32)
     try:
         encoded = column.combine_chunks().dictionary_encode()
-    except pa.ArrowNotImplementedError:  # lists and the like
-        return nothing
+    except pa.ArrowNotImplementedError:  # lists, which are no keys, and texts of an extension type, which are
+        return np.array([_checksum(value) for value in values_as(column, column.type)[0]], dtype=np.uint32)
     values, _, _ = values_as(encoded.dictionary, encoded.dictionary.type)
     sums = np.array([*map(_checksum, values), 0], dtype=np.uint32)
     found: npt.NDArray[np.uint32] = sums[encoded.indices.fill_null(len(values)).to_numpy(zero_copy_only=False)]
