@@ -110,6 +110,12 @@ def check_kombu_waits(_: Path) -> None:
         assert connection.ensure_connection(None, 1, **kombu_waits(RECONNECT)) is not None
 
 
+def check_redis_tls(_: Path) -> None:
+    from redis.connection import SSLConnection
+
+    assert "return self._wrap_socket_with_ssl(sock)" in inspect.getsource(SSLConnection._connect)
+
+
 def check_kombu_connections(_: Path) -> None:
     from celery import Celery
     from kombu.transport.redis import Channel
@@ -239,6 +245,9 @@ INTERFACES = [
         ("kombu",),
         "batchmill/redis_access/transport.py",
         check_kombu_connections,
+    ),
+    Private(
+        "SSLConnection._wrap_socket_with_ssl", ("redis",), "batchmill/redis_access/connections.py", check_redis_tls
     ),
     Private("the names of retry intervals", ("kombu",), "batchmill/broker.py", check_kombu_waits),
     Private("its options and application", ("flower",), "batchmill_coordinator/flower/server.py", check_flower),

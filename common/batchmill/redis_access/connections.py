@@ -7,7 +7,9 @@ failover needs.
 
 from __future__ import annotations
 
+import os
 import ssl
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -20,6 +22,7 @@ from batchmill.errors import LedgerRefused, ServiceUnavailable
 from batchmill.redis_access.replies import UNEXECUTED, ErrorReply, ReplyKind, classify
 
 if TYPE_CHECKING:
+    import socket
     from collections.abc import Callable
 
     from batchmill.redis_access.address import Login
@@ -84,7 +87,38 @@ class TcpConnection(_Translating, redis.Connection):
 
 
 class TlsConnection(_Translating, redis.SSLConnection):
-    """Over TLS."""
+    """Over TLS. Contexts are shared: making one reads all authorities of the system, and a failover connects dozens."""
+
+    def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
+        files = (self.ca_certs, self.certfile, self.keyfile)
+        context = _context(self.cert_reqs, self.check_hostname, files, tuple(map(_stamp, files)))
+        return context.wrap_socket(sock, server_hostname=self.host)
+
+
+def _stamp(path: str | None) -> tuple[int, int, int] | None:
+    """What differs once a file has other content: certificates are renewed while services run."""
+    if path is None:
+        return None
+    found = os.stat(path)  # noqa: PTH116  # the path is text
+    return found.st_mtime_ns, found.st_size, found.st_ino
+
+
+@lru_cache(maxsize=8)
+def _context(
+    cert_reqs: ssl.VerifyMode,
+    check_hostname: bool,
+    files: tuple[str | None, str | None, str | None],
+    stamps: tuple[tuple[int, int, int] | None, ...],  # noqa: ARG001  # a key of the cache
+) -> ssl.SSLContext:
+    authorities, certificate, key = files
+    context = ssl.create_default_context()
+    context.check_hostname = check_hostname
+    context.verify_mode = cert_reqs
+    if certificate:
+        context.load_cert_chain(certificate, key)
+    if authorities:
+        context.load_verify_locations(authorities)
+    return context
 
 
 class UnixConnection(_Translating, redis.UnixDomainSocketConnection):
