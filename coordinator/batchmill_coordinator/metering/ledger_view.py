@@ -18,7 +18,7 @@ from batchmill.insights.trials import TrialState
 from batchmill_coordinator.fleet.backlog import pool_loads, read_heads
 from batchmill_coordinator.fleet.pools import view_pools
 from batchmill_coordinator.metering import catalogue
-from batchmill_coordinator.metering.costs import cost_metrics
+from batchmill_coordinator.metering.costs import cost_metrics, quota_metrics
 from batchmill_coordinator.metering.counts import MAX_POOLS
 from batchmill_coordinator.metering.streams import stream_metrics
 from batchmill_coordinator.metering.work import names_of, work_sums
@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from batchmill.ledger import Ledger
     from batchmill_coordinator.fleet.pools import PoolView
     from batchmill_coordinator.metering.work import WorkSums
+    from batchmill_coordinator.scheduling.tenant_quotas import TenantQuotas
 
 READING_TTL_S = 1.0
 INSIGHTS_TTL_S = 60.0  # a change shows after some jobs
@@ -59,6 +60,7 @@ class LedgerCollector(Collector):
         clock: Clock,
         folders: Sequence[str],
         currency: str,
+        quotas: TenantQuotas,
     ) -> None:
         self._ledger = ledger
         self._epoch = epoch
@@ -66,6 +68,7 @@ class LedgerCollector(Collector):
         self._clock = clock
         self._folders = folders
         self._currency = currency
+        self._quotas = quotas
         insights = Insights(ledger)
         self._trends = Fresh(lambda: insights.trends(None), INSIGHTS_TTL_S, clock)
         self._trials = Fresh(lambda: insights.trials(None), INSIGHTS_TTL_S, clock)
@@ -121,6 +124,7 @@ class LedgerCollector(Collector):
             ),
             *_of_trials(self._trials.get(READING_TIMEOUT_S), self._clock.wall()),
             *cost_metrics(ledger.costs.totals(), found, today, self._currency),
+            *quota_metrics(self._quotas.uses().values()),
         ]
 
     def _of_disks(self) -> Iterator[Metric]:

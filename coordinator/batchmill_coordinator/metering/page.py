@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from batchmill.clock import Clock
     from batchmill.ledger import Ledger
     from batchmill.settings import CoordinatorSettings
+    from batchmill_coordinator.scheduling.tenant_quotas import TenantQuotas
     from batchmill_coordinator.status.notices import Notices
 
 
@@ -44,10 +45,16 @@ class CoordinatorMetrics:
     """
 
     def __init__(
-        self, ledger: Ledger, settings: CoordinatorSettings, epoch: Callable[[], int], clock: Clock, notices: Notices
+        self,
+        ledger: Ledger,
+        settings: CoordinatorSettings,
+        epoch: Callable[[], int],
+        clock: Clock,
+        notices: Notices,
+        quotas: TenantQuotas,
     ) -> None:
         of_ledger = LedgerCollector(
-            ledger, epoch, lambda: self.roles.unreadable, clock, local_folders(settings), settings.currency
+            ledger, epoch, lambda: self.roles.unreadable, clock, local_folders(settings), settings.currency, quotas
         )
         self._registry = new_registry(of_ledger)
         self._registry.register(NoticeCollector(notices))
