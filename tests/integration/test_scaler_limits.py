@@ -92,7 +92,8 @@ def test_no_workers_are_wanted_for_work_that_waits_for_the_next_period_of_a_quot
     assert (scale.held_s > 0) == measured
 
     queue_one(ledger, epoch, 1)
-    assert decided().workers_wanted == 1  # what is in flight ends as usual
+    queue_one(ledger, epoch, 2)
+    assert decided().workers_wanted == 1  # what is in flight ends as usual, by the workers that there are
 
     submit(ledger, "job-free", tenant="zoo")
     plan(ledger, epoch, [1] * 2, job_id="job-free")

@@ -18,6 +18,8 @@ from batchmill_coordinator.scheduling.scaling.decisions import (
 from batchmill_coordinator.scheduling.scaling.view import read_memories
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
     from batchmill.fleet import PoolScale, WorkerInfo
     from batchmill.jobs.cost import Totals
     from batchmill.ledger import Ledger
@@ -56,10 +58,10 @@ class Scaler:
         used_up = self._quotas.used_up() if self._quotas else frozenset()
         free = [one for one in records if one.tenant not in self._shares.most and one.tenant not in used_up]
         free_due = due_by_pool(free, totals, now_ms / 1000)
-        limited = self._limited(totals, used_up)
         workers: dict[str, list[WorkerInfo]] = {}
         for worker in ledger.fleet.workers(now_ms):
             workers.setdefault(worker.pool, []).append(worker)
+        limited = self._limited(totals, used_up, workers)
         memories = read_memories(ledger)
         decisions: dict[str, PoolScale] = {}
         for pool in pools_to_scale(work.pools, workers):
@@ -74,7 +76,9 @@ class Scaler:
         kept = kept_memories(memories, MAX_POOLS)
         ledger.scale.keep(epoch, decisions, {pool: memory.model_dump_json() for pool, memory in kept.items()})
 
-    def _limited(self, totals: Totals, used_up: frozenset[str]) -> dict[str, list[LimitedWork]]:
+    def _limited(
+        self, totals: Totals, used_up: frozenset[str], workers: Mapping[str, Sequence[WorkerInfo]]
+    ) -> dict[str, list[LimitedWork]]:
         """Read what is left of the tenants whose shards in flight are limited, or that have used up their quotas."""
         ledger = self._ledger
         named = [*sorted(used_up), *sorted(self._shares.most.keys() - used_up)]
@@ -87,4 +91,5 @@ class Scaler:
             found = [records[job_id] for job_id in job_ids if job_id in records]
             if found:
                 jobs[tenant] = max(numbers[tenant], len(found)), found
-        return limited_by_pool(jobs, totals, self._shares.most, used_up)
+        present = {pool: len(found) for pool, found in workers.items()}
+        return limited_by_pool(jobs, totals, self._shares.most, used_up, present)

@@ -170,12 +170,14 @@ def limited_by_pool(
     jobs: Mapping[str, tuple[int, Sequence[JobRecord]]],
     totals: Totals,
     max_shards: Mapping[str, int],
-    used_up: Collection[str] = (),
+    used_up: Collection[str],
+    present: Mapping[str, int],
 ) -> dict[str, list[LimitedWork]]:
     """Return by pool what is left of the tenants with limits, and of those that have used up their quotas.
 
     jobs: by tenant, how many of its jobs live, and the records of some of them. If they are not all, the others are
-    taken to be like these. Of a tenant in `used_up` only what is in flight may still run.
+    taken to be like these. Of a tenant in `used_up` only what is in flight may still run, for which no more workers are
+    worth a start than are `present` in the pool.
     """
     limited: dict[str, list[LimitedWork]] = {}
     for tenant, (number, records) in jobs.items():
@@ -186,7 +188,8 @@ def limited_by_pool(
                     left[pool] = left.get(pool, NO_WORK) + work
         for pool, work in left.items():
             of_all = work.scaled(number / len(records))
-            most = of_all.max_shards if tenant in used_up else max_shards[tenant]
+            flying = min(of_all.max_shards, max(present.get(pool, 0), 1))
+            most = flying if tenant in used_up else max_shards[tenant]
             limited.setdefault(pool, []).append(replace(of_all, max_shards=most))
     return limited
 

@@ -8,7 +8,7 @@
 4. Work of tenants with a limit counts as far as the limit lets it run: each of their shards occupies one worker, so
    in the target time a limit of k shards lets k workers work. More than what the other work needs and all these limits
    together is never wanted, whatever a deadline or the time of a start asks for. A tenant that has used up its quota is
-   limited to what it has in flight.
+   limited to what it has in flight, on the workers that are there.
 5. The maxima in machines and in money an hour come last.
 
 The number goes up and down with the work; who starts and stops workers holds its largest value for as long as a start
