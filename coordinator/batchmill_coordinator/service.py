@@ -150,7 +150,7 @@ class Service:
         self.notices = Notices()
         self.quotas = TenantQuotas(self.ledger, settings.tenant_max_device_s, settings.tenant_period_s, self.clock)
         self.metrics = CoordinatorMetrics(
-            self.ledger, settings, lambda: self.leadership.epoch, self.clock, self.notices, self.quotas
+            self.ledger, settings, lambda: self.leadership.epoch, self.clock, self.notices, self.quotas.all
         )
         self.lane = Lane(self.ledger, self.fleet, limits, self.metrics.lane)
         self.served_loader = ServedModelLoader(self.ledger, self.fleet, self.served, self.workspace.locations)

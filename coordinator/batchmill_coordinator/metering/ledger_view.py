@@ -25,17 +25,17 @@ from batchmill_coordinator.metering.work import names_of, work_sums
 from batchmill_coordinator.status.insights import Insights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client import Metric
 
     from batchmill.clock import Clock
     from batchmill.fleet import PoolScale
     from batchmill.insights.trials import Trial
+    from batchmill.jobs.cost import QuotaStatus
     from batchmill.ledger import Ledger
     from batchmill_coordinator.fleet.pools import PoolView
     from batchmill_coordinator.metering.work import WorkSums
-    from batchmill_coordinator.scheduling.tenant_quotas import TenantQuotas
 
 READING_TTL_S = 1.0
 INSIGHTS_TTL_S = 60.0  # a change shows after some jobs
@@ -49,7 +49,8 @@ class LedgerCollector(Collector):
     """Reads the ledger. Thread-safe.
 
     epoch: under which this coordinator leads, as `Leadership.epoch`. unreadable: how many live jobs have a record that
-    cannot be read. folders: whose disks are to be watched. currency: what costs are in.
+    cannot be read. folders: whose disks are to be watched. currency: what costs are in. quotas: of tenants, with what
+    is used of them.
     """
 
     def __init__(
@@ -60,7 +61,7 @@ class LedgerCollector(Collector):
         clock: Clock,
         folders: Sequence[str],
         currency: str,
-        quotas: TenantQuotas,
+        quotas: Callable[[], Collection[QuotaStatus]],
     ) -> None:
         self._ledger = ledger
         self._epoch = epoch
@@ -124,7 +125,7 @@ class LedgerCollector(Collector):
             ),
             *_of_trials(self._trials.get(READING_TIMEOUT_S), self._clock.wall()),
             *cost_metrics(ledger.costs.totals(), found, today, self._currency),
-            *quota_metrics(self._quotas.uses().values()),
+            *quota_metrics(self._quotas()),
         ]
 
     def _of_disks(self) -> Iterator[Metric]:

@@ -15,7 +15,7 @@ from batchmill.jobs.job import JobState
 from batchmill.wording import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from batchmill.clock import Clock
     from batchmill.ledger import JobRecord, Ledger
@@ -43,6 +43,10 @@ class TenantQuotas:
     def uses(self) -> Mapping[str, QuotaStatus]:
         """Return what the tenants with a quota have used of it. Raises `ServiceUnavailable`."""
         return self._latest.get()[0] if self._limits else {}
+
+    def all(self) -> Collection[QuotaStatus]:
+        """Return the same without the names as keys."""
+        return self.uses().values()
 
     def why_waits(self, record: JobRecord) -> str | None:
         """Say that a job waits for the next period; None if it does not. Raises `ServiceUnavailable`."""

@@ -187,7 +187,7 @@ class Context:
 
     def costs(self, limit: int) -> CostTotals:
         """Return what all jobs cost; for a tenant, what its own jobs cost."""
-        quotas = list(self._service.quotas.uses().values())
+        quotas = list(self._service.quotas.all())
         return self._ledger.costs.totals().report(self._service.settings.currency, limit, self._own_tenant, quotas)
 
     def log(self, job_id: str, after: LogCursor, level: LogLevel, limit: int) -> LogPage:
