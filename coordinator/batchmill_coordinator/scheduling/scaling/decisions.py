@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from batchmill.fleet import PoolScale
@@ -182,10 +183,9 @@ def limited_by_pool(
     limited: dict[str, list[LimitedWork]] = {}
     for tenant, (number, records) in jobs.items():
         left: dict[str, LimitedWork] = {}
-        for record in records:
-            if record.state.takes_shards:
-                for pool, work in left_by_pool(record, totals).items():
-                    left[pool] = left.get(pool, NO_WORK) + work
+        found = (left_by_pool(record, totals) for record in records if record.state.takes_shards)
+        for pool, work in chain.from_iterable(one.items() for one in found):
+            left[pool] = left.get(pool, NO_WORK) + work
         for pool, work in left.items():
             of_all = work.scaled(number / len(records))
             flying = min(of_all.max_shards, max(present.get(pool, 0), 1))
