@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.clock import Clock
+    from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.job import JobRequest
     from batchmill.jobs.shard import ShardId
     from batchmill.jobs.status import JobCost, JobStatus
@@ -251,6 +252,11 @@ class Service:
         records = [job for job in jobs if not isinstance(job, UnreadableJob)]
         readable = iter(self._statuses(records))
         return [job.status() if isinstance(job, UnreadableJob) else next(readable) for job in jobs]
+
+    def costs(self, limit: int, tenant: str | None) -> CostTotals:
+        """Return what all jobs cost, and what is used of quotas. tenant: whose alone; None: all."""
+        quotas = list(self.quotas.all())
+        return self.ledger.costs.totals().report(self.settings.currency, limit, tenant, quotas)
 
     @property
     def insights(self) -> Insights:
