@@ -371,6 +371,11 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     return f"Known: {', '.join(names)}." if names else ""
 
 
+def nearest_of(name: str, known: Iterable[str]) -> str:
+    """A hint that names the nearest known names; "" when none is near. For messages that list all of them."""
+    return did_you_mean(name, closest(name, known))
+
+
 def closest(name: str, known: Iterable[str]) -> list[str]:
     """The nearest known names, at most three, the nearest first."""
     return difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.6)

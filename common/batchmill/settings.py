@@ -17,7 +17,7 @@ from batchmill.jobs.retry import STORAGE_WAIT_S
 from batchmill.redis_access.address import RedisAddress
 from batchmill.storage.locations import UNRESTRICTED, Locations
 from batchmill.tokens import split_entry
-from batchmill.wording import shown
+from batchmill.wording import sentence_of, shown
 
 PREFIX = "BATCHMILL_"
 CLIENT_NAMES = frozenset({"URL", "TOKEN", "DATA_DIR"})
@@ -99,7 +99,7 @@ class ServiceSettings(BaseSettings):
         except ValidationError as error:
             first = error.errors()[0]
             name = f"{PREFIX}{str(first['loc'][0]).upper()}"
-            raise InvalidSettings(f"{name}: {first['msg']}, got {shown(first['input'])}.", name=name) from error
+            raise InvalidSettings(f"{name}: {sentence_of(first)}, got {shown(first['input'])}.", name=name) from error
         for url in filter(None, (settings.redis_url, settings.streams_url)):
             RedisAddress.parse(url)
         return settings

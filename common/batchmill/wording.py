@@ -137,11 +137,16 @@ def fault_of(first: Mapping[str, Any]) -> str:
     """Describe one entry of `ValidationError.errors()`: `retry.max_attempts: ... , got 0.`"""
     where = ".".join(map(str, first["loc"]))
     if first["type"] == "value_error":  # from a validator of ours: a sentence of its own
-        text = str(first["msg"]).removeprefix("Value error, ")
+        text = sentence_of(first)
         return f"{where}: {text}." if where else f"{text}."
     if first["type"] == "extra_forbidden":
         return f"unknown field {where!r}."
     return f"{where}: {first['msg']}, got {shown(first['input'])}."
+
+
+def sentence_of(first: Mapping[str, Any]) -> str:
+    """Return the message of such an entry; of a validator of ours, the message that it has raised."""
+    return str(first["msg"]).removeprefix("Value error, ")
 
 
 def printable(text: str) -> str:

@@ -93,6 +93,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.clock import Clock
+    from batchmill.jobs.cost import CostTotals
     from batchmill.jobs.job import JobRequest
     from batchmill.jobs.shard import ShardId
     from batchmill.jobs.status import JobCost, JobStatus
@@ -148,8 +149,9 @@ class Service:
         )
         self.leadership = Leadership(self.ledger, _own_name(), settings.leader_ttl_s, self.clock, self._wake_all)
         self.notices = Notices()
+        self.quotas = TenantQuotas(self.ledger, settings.tenant_max_device_s, settings.tenant_period_s, self.clock)
         self.metrics = CoordinatorMetrics(
-            self.ledger, settings, lambda: self.leadership.epoch, self.clock, self.notices
+            self.ledger, settings, lambda: self.leadership.epoch, self.clock, self.notices, self.quotas.all
         )
         self.lane = Lane(self.ledger, self.fleet, limits, self.metrics.lane)
         self.served_loader = ServedModelLoader(self.ledger, self.fleet, self.served, self.workspace.locations)
@@ -160,7 +162,6 @@ class Service:
         self._publisher = MessagePublisher(settings)
         self._shares = TenantShares(settings.tenant_weights, settings.tenant_max_shards)
         self._tenant_loads = TenantLoads(self.ledger, self._shares, self.clock)
-        self._quotas = TenantQuotas(self.ledger, settings.tenant_max_device_s, settings.tenant_period_s, self.clock)
         self._roles = [RoleThread(role, self.leadership) for role in self._make_roles(resumption)]
         self.hub = EventHub(self.ledger, self._notify)
 
@@ -252,6 +253,11 @@ class Service:
         readable = iter(self._statuses(records))
         return [job.status() if isinstance(job, UnreadableJob) else next(readable) for job in jobs]
 
+    def costs(self, limit: int, tenant: str | None) -> CostTotals:
+        """Return what all jobs cost, and what is used of quotas. tenant: whose alone; None: all."""
+        quotas = list(self.quotas.all())
+        return self.ledger.costs.totals().report(self.settings.currency, limit, tenant, quotas)
+
     @property
     def insights(self) -> Insights:
         """What past jobs have shown of operators."""
@@ -267,7 +273,7 @@ class Service:
                 record,
                 now_s,
                 why_blocked(record, pools, self.settings.currency)
-                or self._quotas.why_waits(record)
+                or self.quotas.why_waits(record)
                 or self._tenant_loads.why_waits(record),
                 counts.get(record.id),
                 loading=self._models.loading(record, pools) if pools else None,
@@ -305,14 +311,14 @@ class Service:
         self._notifier = Notifier(ledger, self._webhooks, self.deliveries, clocks, counts)
         return [
             Planner(ledger, fleet, self._open_source, resumption, settings, lambda: self._notify(STREAMED)),
-            Dispatcher(ledger, fleet, self._publisher, counts, self._shares, self._quotas),
+            Dispatcher(ledger, fleet, self._publisher, counts, self._shares, self.quotas),
             Recoverer(ledger, fleet, self._publisher, settler, settings.lease_ttl_s, counts),
             StragglerWatch(
                 *(ledger, fleet, self._publisher, counts, self._shares),
                 Lateness(settings.straggler_factor, settings.straggler_min_s),
-                self._quotas,
+                self.quotas,
             ),
-            PreemptionWatch(ledger, fleet, counts, self._shares, settings.preempt_priority, self._quotas),
+            PreemptionWatch(ledger, fleet, counts, self._shares, settings.preempt_priority, self.quotas),
             Finisher(ledger, outputs, clocks, counts),
             BufferKeeper(ledger, freed),
             StreamKeeper(
@@ -329,8 +335,8 @@ class Service:
                 retention_s=settings.retention_s,
             ),
             LedgerKeeper(ledger, blobs, clocks, self.notices, self.clock),
-            Watcher(ledger, fleet, self.clock, settings.currency, counts),
-            Scaler(ledger, self._targets, self._shares),
+            Watcher(ledger, fleet, self.clock, settings.currency, counts, self.quotas),
+            Scaler(ledger, self._targets, self._shares, self.quotas),
         ]
 
     def _batch_keeper(self, clocks: ClockGuard) -> BatchKeeper:

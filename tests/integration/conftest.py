@@ -25,6 +25,7 @@ MODELS: dict[str, Any] = {
     "loud": {"operator": "shout"},
     "ready": {"operator": "echo", "preload": True},
     "unloadable": {"operator": "shout", "params": {"no_such": 1}, "preload": True},
+    "misconfigured": {"operator": "speaker", "params": {"no_such": 1}, "kind": "chat"},
     "small": {"operator": "chat", "params": SMALL | {"max_tokens": 8}},
     "lengths": {"operator": "lengths", "kind": "embeddings"},
     "parrot": {"operator": "parrot", "kind": "chat"},

@@ -306,6 +306,12 @@ def test_a_preloaded_model_that_cannot_be_loaded_says_why(sdk: openai.OpenAI) ->
     assert error("ready") is None
 
 
+def test_a_model_that_its_operator_refuses_is_not_to_be_asked_for_again(sdk: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError) as caught:  # at once: a 503 would be tried again
+        sdk.with_options(max_retries=0).chat.completions.create(model="misconfigured", messages=HELLO)
+    assert "the model 'misconfigured' cannot be loaded: operator 'speaker' has no parameter" in caught.value.message
+
+
 def test_a_preloaded_model_is_ready_without_a_request(client: batchmill.Client, sdk: openai.OpenAI) -> None:
     def state() -> Any:
         return sdk.models.retrieve("ready").model_extra["state"]  # type: ignore[index]  # ours, beside OpenAI's fields

@@ -9,11 +9,14 @@ import pytest
 from batchmill.jobs.completion import Completion
 from batchmill.jobs.cost import Parts
 from batchmill.jobs.job import JobState
+from batchmill.jobs.job_log import LogEvent
 from batchmill.ledger import Ledger
 from batchmill.telemetry.metrics import new_registry
 from batchmill_coordinator.fleet.fleet_view import FleetView
+from batchmill_coordinator.metering.costs import MAX_NAMES, quota_metrics
 from batchmill_coordinator.metering.counts import RoleMetrics
 from batchmill_coordinator.roles.dispatcher import Dispatcher
+from batchmill_coordinator.roles.watcher import MIN_BLOCKED_S, Watcher
 from batchmill_coordinator.scheduling.tenant_quotas import USED_TTL_S, TenantQuotas
 from batchmill_coordinator.scheduling.tenant_shares import TenantShares
 from support.hand_clock import HandClock
@@ -94,6 +97,63 @@ def test_beyond_its_quota_nothing_of_a_tenant_is_queued_until_the_next_period(le
     assert record.first.rows_done == 4  # nothing was lost
     assert record.state is JobState.RUNNING  # until the finisher looks at it
     assert pool.reason("job-a") is None
+
+
+def test_the_log_of_a_job_says_once_that_its_tenants_quota_holds_it_and_when_that_ends(
+    ledger: Ledger, epoch: int
+) -> None:
+    pool = Pool(ledger, epoch, {"a": 1})
+    fleet, metrics = FleetView(ledger, pool.clock), RoleMetrics(new_registry())
+    watcher = Watcher(ledger, fleet, pool.clock, "USD", metrics, pool.quotas)
+
+    def look_twice() -> list[tuple[LogEvent, str]]:
+        for _ in range(2):
+            pool.clock.now_s += MIN_BLOCKED_S
+            watcher.step(epoch)
+        blocks = (LogEvent.BLOCKED, LogEvent.UNBLOCKED)
+        return [(one.event, one.message) for one in ledger.log.read("job-a").entries if one.event in blocks]
+
+    def set_time(now_ms: int) -> None:
+        ledger._store.now_ms = now_ms
+        announce_worker(ledger, shards_at_once=1)
+
+    add_job(ledger, epoch, "a", 3)
+    pool.jobs()
+    assert look_twice() == []
+    pool.commit()
+    assert pool.jobs() == []
+    for _ in range(2):  # what is left of the period has changed meanwhile
+        ((event, message),) = look_twice()
+        assert event is LogEvent.BLOCKED
+        assert message == (
+            "its tenant 'a' has used up the 1 s of devices that BATCHMILL_TENANT_MAX_DEVICE_S allows in a period: it "
+            "continues by itself at 2030-03-28 00:00 UTC."
+        )
+        set_time(MIDNIGHT_MS + 3_600_000)
+    set_time(MIDNIGHT_MS + DAY_S * 1000)
+    assert [event for event, _ in look_twice()] == [LogEvent.BLOCKED, LogEvent.UNBLOCKED]
+
+
+def test_costs_and_metrics_show_what_is_used_of_quotas(ledger: Ledger, epoch: int) -> None:
+    pool = Pool(ledger, epoch, {"a": 4, "b": 0, "c": 10})
+    pool.jobs()  # the period is begun
+    add_job(ledger, epoch, "a", 3)
+    pool.jobs()
+    pool.commit()
+    pool.clock.now_s += USED_TTL_S + 1
+    quotas = list(pool.quotas.uses().values())
+    totals = ledger.costs.totals()
+    assert [(one.tenant, one.used_s, one.limit_s) for one in totals.report("EUR", 9, None, quotas).quotas] == [
+        ("b", 0, 0), ("a", 3, 4), ("c", 0, 10)
+    ]  # fmt: skip
+    assert [one.tenant for one in totals.report("EUR", 1, None, quotas).quotas] == ["b"]
+    (own,) = totals.report("EUR", 9, "a", quotas).quotas
+    assert own.ends_at.isoformat() == "2030-03-28T00:00:00+00:00"
+    assert not own.is_used_up
+    limits, used = ({sample.labels["tenant"]: sample.value for sample in one.samples} for one in quota_metrics(quotas))
+    assert (limits, used) == ({"a": 4, "b": 0, "c": 10}, {"a": 3, "b": 0, "c": 0})
+    many = [own.model_copy(update={"tenant": f"t{number}"}) for number in range(MAX_NAMES + 5)]
+    assert [len(one.samples) for one in quota_metrics([*many, *quotas])] == [MAX_NAMES] * 2
 
 
 def test_what_a_quota_leaves_free_goes_to_other_tenants(ledger: Ledger, epoch: int) -> None:

@@ -376,6 +376,18 @@ def test_a_mount_that_vanishes_and_leaves_its_folder_is_waited_for(
     assert watched.rows() == [5], "what was read is not read again"
 
 
+def test_a_folder_that_was_never_there_is_waited_for_and_the_job_says_so(
+    ledger: Ledger, settings: CoordinatorSettings, folder: Path
+) -> None:
+    missing = folder / "misspelt"
+    watched = Watched(ledger, settings, missing)
+    with pytest.raises(StreamUnavailable, match="is not there"):
+        watched.next()
+    missing.mkdir()
+    watched.write("a.jsonl", '{"id": 1}\n')
+    assert watched.next() is not None
+
+
 def test_a_folder_that_vanishes_is_waited_for_and_nothing_is_read_twice(
     ledger: Ledger, settings: CoordinatorSettings, folder: Path
 ) -> None:

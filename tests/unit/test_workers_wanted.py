@@ -58,7 +58,7 @@ def test_one_worker_finds_out_what_rows_take() -> None:
 
 def test_no_worker_is_given_up_while_more_may_be_left_than_is_known() -> None:
     assert need(10, PoolSupply(ready=7)) == 1
-    assert need(10, PoolSupply(ready=7), is_open=True) == 7
+    assert need(10, PoolSupply(ready=7), open_sources=1) == 7
     assert need(10, PoolSupply(ready=7), unknown_rows=1) == 7
 
 
@@ -120,7 +120,7 @@ def test_work_of_a_tenant_with_a_limit_needs_no_more_workers_than_the_limit_lets
     assert need(90_000, EMPTY_POOL) == 600
     assert need(90_000, EMPTY_POOL, limited=[ads]) == 8
     wanted = workers_wanted(PoolDemand(90_000, is_active=True, limited=[ads]), EMPTY_POOL, TARGET)
-    assert wanted.why.endswith("16 workers, but the limits of tenants let no more than 8 work")
+    assert wanted.why.endswith("16 workers, but limits and quotas of tenants let no more than 8 work")
 
 
 def test_workers_for_other_work_come_on_top_of_those_that_limits_allow() -> None:

@@ -42,8 +42,9 @@ PARTS = ("useful", "padding", "retried", "preempted", "load", "idle")
 def cost(client: Client, job_id: str | None, limit: int, as_json: bool) -> None:
     """Show compute time and cost of jobs.
 
-    Of JOB, by what it was used for; without JOB, of all jobs: by tenant, by pool and operator, and by day. Time is
-    the time of worker slots; cost is that time at the workers' prices (BATCHMILL_PRICE_PER_HOUR).
+    Of JOB, by what it was used for; without JOB, of all jobs: by tenant, by pool and operator, and by day, and what
+    tenants have used of their quotas. Time is the time of worker slots; cost is that time at the workers' prices
+    (BATCHMILL_PRICE_PER_HOUR).
     """
     from batchmill.cli.terminal.console import print_json
 
@@ -78,12 +79,27 @@ def _show_job(found: JobCost, stages: Sequence[str]) -> None:
 
 
 def _show_totals(found: CostTotals) -> None:
+    from batchmill.cli.terminal.console import print_table
+
     click.echo("By tenant")
     _show_sums("TENANT", [*((one.tenant, one) for one in found.tenants), ("all", found.all)], found.currency)
     click.echo("\nBy pool and operator")
     _show_sums("POOL, OPERATOR", [(f"{one.pool}, {one.operator}", one) for one in found.operators], found.currency)
     click.echo("\nBy day")
     _show_sums("DAY", [(one.day.isoformat(), one) for one in found.days], found.currency)
+    if found.quotas:
+        click.echo("\nQuotas of device time")
+        print_table(
+            ("TENANT", "USED", "OF", "SHARE", "PERIOD ENDS"),
+            [
+                (
+                    *(one.tenant, f"{one.used_s:,.0f} s", f"{one.limit_s:,} s", f"{one.share:.0%}"),
+                    f"{one.ends_at:%Y-%m-%d %H:%M} UTC",
+                )
+                for one in found.quotas
+            ],
+            empty="",
+        )
 
 
 def _show_sums(what: str, sums: Sequence[tuple[str, Cost]], currency: str) -> None:

@@ -256,6 +256,8 @@ def _plan(
     from batchmill.cli.terminal.console import print_json
     from batchmill.cli.terminal.plan_view import show_plan
 
+    if not as_json:
+        click.echo("Planning: workers run a sample of the rows, which takes a while …", err=True)
     if operator.endswith(JOB_FILE_ENDINGS):
         plan = client.plan(**_file_options(Path(operator), sources, fields, flags, changes))
     else:

@@ -9,14 +9,14 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from dataclasses import dataclass
-from datetime import date, timedelta
+from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from batchmill.jobs.frozen import Frozen
 from batchmill.jobs.status import Cost, CostParts, JobCost, StageCost
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
 C = TypeVar("C", bound=Cost)
 
@@ -149,6 +149,25 @@ class DayCost(Cost):
     day: date
 
 
+class QuotaStatus(Frozen):
+    """What a tenant was charged in this period, of what it may be. ends_at: of the period."""
+
+    tenant: str
+    used_s: float
+    limit_s: int
+    ends_at: datetime
+
+    @property
+    def is_used_up(self) -> bool:
+        """Whether nothing more of the tenant is queued in this period."""
+        return self.used_s >= self.limit_s
+
+    @property
+    def share(self) -> float:
+        """What is used, of what may be."""
+        return self.used_s / self.limit_s if self.limit_s else 1.0
+
+
 class CostTotals(Frozen):
     """The cost of all jobs, deleted ones included."""
 
@@ -157,6 +176,7 @@ class CostTotals(Frozen):
     tenants: list[TenantCost]  # most expensive first
     operators: list[OperatorCost]  # most expensive first
     days: list[DayCost]  # latest first, without days that cost nothing
+    quotas: tuple[QuotaStatus, ...] = ()  # those that have used most of theirs first; of tenants with a quota
 
 
 @dataclass(frozen=True, slots=True)
@@ -176,11 +196,15 @@ class Totals:
             {date(1970, 1, 1) + timedelta(days=int(day)): spent for day, spent in sums(days).items()},
         )
 
-    def report(self, currency: str, limit: int, tenant: str | None = None) -> CostTotals:
+    def report(
+        self, currency: str, limit: int, tenant: str | None = None, quotas: Sequence[QuotaStatus] = ()
+    ) -> CostTotals:
         """Return the totals as users see them, at most `limit` of each kind; only the sum of `tenant`, if given."""
         if tenant is not None:
             own = self.tenants.get(tenant, Spent())
-            return Totals({tenant: own}, {}, {}).report(currency, limit)
+            return Totals({tenant: own}, {}, {}).report(
+                currency, limit, quotas=[one for one in quotas if one.tenant == tenant]
+            )
         tenants = [TenantCost(**spent.as_fields(), tenant=tenant) for tenant, spent in self.tenants.items()]
         operators = [
             OperatorCost(**spent.as_fields(), pool=pool, operator=operator)
@@ -193,6 +217,7 @@ class Totals:
             tenants=_most_expensive(tenants, limit),
             operators=_most_expensive(operators, limit),
             days=[DayCost(**self.days[day].as_fields(), day=day) for day in latest],
+            quotas=tuple(sorted(quotas, key=lambda one: (-one.share, one.tenant))[:limit]),
         )
 
 

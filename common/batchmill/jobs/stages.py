@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from batchmill.errors import InvalidRequest, did_you_mean
+from batchmill.errors import InvalidRequest, nearest_of
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -33,7 +33,7 @@ def stage_called(spec: JobSpec, name: str) -> int:
         return titles.index(name)
     raise InvalidRequest(
         f"the job has no stage {name!r}; its stages are: {', '.join(titles)}.",
-        hint=did_you_mean(name, titles),
+        hint=nearest_of(name, titles),
         field="stage",
     )
 

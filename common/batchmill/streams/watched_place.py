@@ -63,6 +63,7 @@ class WatchedPlace:
         Raises `StreamUnavailable` if it cannot be read, or is another folder.
         """
         entries, at_start, at_end = self._look()
+        self._require_there(at_start, at_end)
         if known and not any(info.base_name in known for info in entries):
             self._require_same(at_start, at_end)
         self._seen = at_end if at_start == at_end else None
@@ -109,8 +110,7 @@ class WatchedPlace:
     def _require_same(self, *found: _Identity | None) -> None:
         if not self._location.is_local:
             return
-        if None in found:
-            raise StreamUnavailable(f"{self._title} is not there.", hint="Restore or mount it.")
+        self._require_there(*found)
         try:
             noted = _Identity(*json.loads(self._blobs.get(self._note).to_pybytes()))
         except NotFound:
@@ -120,6 +120,10 @@ class WatchedPlace:
                 f"{self._title} is another folder than before, and has none of its files.",
                 hint="Mount or restore it. If its files are gone for good, cancel the job and submit a new one.",
             )
+
+    def _require_there(self, *found: _Identity | None) -> None:
+        if self._location.is_local and None in found:
+            raise StreamUnavailable(f"{self._title} is not there.", hint="Create, restore or mount it.")
 
 
 def device_and_inode(path: str) -> tuple[int, int]:

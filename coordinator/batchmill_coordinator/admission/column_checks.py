@@ -10,7 +10,7 @@ import pyarrow as pa
 
 from batchmill.columns import RESERVED_PREFIX, reserved_column
 from batchmill.columns.lineage import LINEAGE
-from batchmill.errors import InvalidRequest, InvalidRows, closest, did_you_mean
+from batchmill.errors import InvalidRequest, InvalidRows, closest, did_you_mean, nearest_of
 from batchmill.jobs.files import ResultsSource
 from batchmill.jobs.sink import RESERVED_OPERATORS, STORE_OPERATOR
 from batchmill.jobs.stages import FIRST_STAGE, carried_through
@@ -69,7 +69,7 @@ def check_columns(operator: OperatorInfo, stage: StageSpec, schema: pa.Schema) -
             raise InvalidRequest(
                 f"carry names the column {column!r}, which the input does not have; "
                 f"its columns are: {', '.join(schema.names)}.",
-                hint=did_you_mean(column, schema.names),
+                hint=nearest_of(column, schema.names),
                 column=column,
             )
 
@@ -82,7 +82,7 @@ def param_flag(stage: StageSpec) -> str:
 def _hint(column: str, parameter: str | None, names: list[str], flag: str) -> str:
     """Suggest the column that was meant; where a parameter names it, how to give that."""
     if parameter is None:
-        return did_you_mean(column, names)
+        return nearest_of(column, names)
     meant = next(iter(closest(column, names) or names[: len(names) == 1]), "NAME")
     return f"The parameter {parameter!r} says which column it is: {flag}{parameter}={meant}"
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
-from batchmill.errors import InvalidParams, did_you_mean
+from batchmill.errors import InvalidParams, nearest_of
 from batchmill.operators.named_params import NamedResults, NamedTable, results_named, tables_named
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ def _require_columns(operator: OperatorInfo, table: NamedTable, known: list[str]
             raise InvalidParams(
                 f"operator {operator.name!r}: {parameter!r} names the column {column!r}, which {table.path} does not "
                 f"have; its columns are: {', '.join(known)}.",
-                hint=did_you_mean(column, known),
+                hint=nearest_of(column, known),
                 parameter=parameter,
                 column=column,
             )

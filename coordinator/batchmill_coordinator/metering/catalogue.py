@@ -122,7 +122,7 @@ DRAIN = Metric(
 HELD = Metric(
     "batchmill_pool_held_seconds",
     GAUGE,
-    "Device time left that limits of tenants keep from being done in the target time of a pool",
+    "Device time left that limits and quotas of tenants keep from being done in the target time of a pool",
     ("pool",),
 )
 WORKERS = Metric("batchmill_workers", GAUGE, "Workers of a pool, a device process each", ("pool",))
@@ -179,6 +179,12 @@ TENANT_DEVICE_TIME = Metric(
 TENANT_MONEY = Metric("batchmill_tenant_cost_total", COUNTER, "What it cost, by tenant", ("tenant", "part"))
 TENANT_ROWS_CHARGED = Metric(
     "batchmill_tenant_rows_charged_total", COUNTER, "Rows settled in it, by tenant", ("tenant",)
+)
+TENANT_QUOTA = Metric(
+    "batchmill_tenant_quota_seconds", GAUGE, "Device time that a tenant may be charged for in a period", ("tenant",)
+)
+TENANT_QUOTA_USED = Metric(
+    "batchmill_tenant_quota_used_seconds", GAUGE, "What it was charged in this period", ("tenant",)
 )
 DEVICE_TIME_TODAY = Metric(
     "batchmill_device_today_seconds", GAUGE, "Device time charged since midnight, UTC", ("part",)
@@ -250,6 +256,8 @@ LEADER_METRICS = (
     TENANT_DEVICE_TIME,
     TENANT_MONEY,
     TENANT_ROWS_CHARGED,
+    TENANT_QUOTA,
+    TENANT_QUOTA_USED,
     DEVICE_TIME_TODAY,
     MONEY_TODAY,
     CURRENCY,

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from prometheus_client import Metric
 
-    from batchmill.jobs.cost import Parts, Totals
+    from batchmill.jobs.cost import Parts, QuotaStatus, Totals
     from batchmill.ledger.formats.work import Work
     from batchmill.telemetry.metrics import Metric as Declared
     from batchmill.telemetry.metrics import Sample
@@ -40,6 +40,13 @@ def cost_metrics(totals: Totals, work: Work, today: date, currency: str) -> Iter
     yield catalogue.DEVICE_TIME_TODAY.read(_parts({(): spent_today.us}, MICRO))
     yield catalogue.MONEY_TODAY.read(_parts({(): spent_today.nano}, NANO))
     yield catalogue.CURRENCY.read([((currency,), 1)])
+
+
+def quota_metrics(quotas: Iterable[QuotaStatus]) -> Iterator[Metric]:
+    """Yield the quotas of at most `MAX_NAMES` tenants, those that have used most of theirs."""
+    most = sorted(quotas, key=lambda one: (-one.share, one.tenant))[:MAX_NAMES]
+    yield catalogue.TENANT_QUOTA.read(((one.tenant,), one.limit_s) for one in most)
+    yield catalogue.TENANT_QUOTA_USED.read(((one.tenant,), one.used_s) for one in most)
 
 
 def begun(charged: Mapping[Name, Spent], expected: Iterable[Name]) -> dict[Name, Spent]:

@@ -18,20 +18,21 @@ from batchmill.insights.trials import TrialState
 from batchmill_coordinator.fleet.backlog import pool_loads, read_heads
 from batchmill_coordinator.fleet.pools import view_pools
 from batchmill_coordinator.metering import catalogue
-from batchmill_coordinator.metering.costs import cost_metrics
+from batchmill_coordinator.metering.costs import cost_metrics, quota_metrics
 from batchmill_coordinator.metering.counts import MAX_POOLS
 from batchmill_coordinator.metering.streams import stream_metrics
 from batchmill_coordinator.metering.work import names_of, work_sums
 from batchmill_coordinator.status.insights import Insights
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 
     from prometheus_client import Metric
 
     from batchmill.clock import Clock
     from batchmill.fleet import PoolScale
     from batchmill.insights.trials import Trial
+    from batchmill.jobs.cost import QuotaStatus
     from batchmill.ledger import Ledger
     from batchmill_coordinator.fleet.pools import PoolView
     from batchmill_coordinator.metering.work import WorkSums
@@ -48,7 +49,8 @@ class LedgerCollector(Collector):
     """Reads the ledger. Thread-safe.
 
     epoch: under which this coordinator leads, as `Leadership.epoch`. unreadable: how many live jobs have a record that
-    cannot be read. folders: whose disks are to be watched. currency: what costs are in.
+    cannot be read. folders: whose disks are to be watched. currency: what costs are in. quotas: of tenants, with what
+    is used of them.
     """
 
     def __init__(
@@ -59,6 +61,7 @@ class LedgerCollector(Collector):
         clock: Clock,
         folders: Sequence[str],
         currency: str,
+        quotas: Callable[[], Collection[QuotaStatus]],
     ) -> None:
         self._ledger = ledger
         self._epoch = epoch
@@ -66,6 +69,7 @@ class LedgerCollector(Collector):
         self._clock = clock
         self._folders = folders
         self._currency = currency
+        self._quotas = quotas
         insights = Insights(ledger)
         self._trends = Fresh(lambda: insights.trends(None), INSIGHTS_TTL_S, clock)
         self._trials = Fresh(lambda: insights.trials(None), INSIGHTS_TTL_S, clock)
@@ -121,6 +125,7 @@ class LedgerCollector(Collector):
             ),
             *_of_trials(self._trials.get(READING_TIMEOUT_S), self._clock.wall()),
             *cost_metrics(ledger.costs.totals(), found, today, self._currency),
+            *quota_metrics(self._quotas()),
         ]
 
     def _of_disks(self) -> Iterator[Metric]:

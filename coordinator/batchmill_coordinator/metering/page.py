@@ -15,11 +15,12 @@ from batchmill_coordinator.metering.ledger_view import LedgerCollector
 from batchmill_coordinator.status.notices import Notice
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Collection, Iterable
 
     from prometheus_client import Metric
 
     from batchmill.clock import Clock
+    from batchmill.jobs.cost import QuotaStatus
     from batchmill.ledger import Ledger
     from batchmill.settings import CoordinatorSettings
     from batchmill_coordinator.status.notices import Notices
@@ -40,14 +41,20 @@ class NoticeCollector(Collector):
 class CoordinatorMetrics:
     """Counts what the roles do, as `roles`, and the `lane`, and gives everything as a page. Thread-safe.
 
-    epoch: under which this coordinator leads; 0 while it does not.
+    epoch: under which this coordinator leads; 0 while it does not. quotas: as in `LedgerCollector`.
     """
 
     def __init__(
-        self, ledger: Ledger, settings: CoordinatorSettings, epoch: Callable[[], int], clock: Clock, notices: Notices
+        self,
+        ledger: Ledger,
+        settings: CoordinatorSettings,
+        epoch: Callable[[], int],
+        clock: Clock,
+        notices: Notices,
+        quotas: Callable[[], Collection[QuotaStatus]],
     ) -> None:
         of_ledger = LedgerCollector(
-            ledger, epoch, lambda: self.roles.unreadable, clock, local_folders(settings), settings.currency
+            ledger, epoch, lambda: self.roles.unreadable, clock, local_folders(settings), settings.currency, quotas
         )
         self._registry = new_registry(of_ledger)
         self._registry.register(NoticeCollector(notices))

@@ -1,8 +1,9 @@
-"""The watcher: writes into a job's log that it is blocked until a user acts, and that it is unblocked.
+"""The watcher: writes into a job's log that it is blocked, and that it is unblocked: until a user acts, or a new period
+of a quota begins.
 
-A step asks of `MAX_JOBS` live jobs why they are blocked (`why_blocked`), and the next step of those after them. A
-reason is logged once it has lasted for `MIN_BLOCKED_S`, and its end only if the reason was logged. Each round through
-all jobs also counts those whose record cannot be read.
+A step asks of `MAX_JOBS` live jobs why they are blocked (`why_blocked`, `TenantQuotas`), and the next step of those
+after them. A reason is logged once it has lasted for `MIN_BLOCKED_S`, and its end only if the reason was logged. Each
+round through all jobs also counts those whose record cannot be read.
 """
 
 from __future__ import annotations
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.fleet.fleet_view import FleetView
     from batchmill_coordinator.fleet.pools import PoolView
     from batchmill_coordinator.metering.counts import RoleMetrics
+    from batchmill_coordinator.scheduling.tenant_quotas import TenantQuotas
 
 MIN_BLOCKED_S = 5.0
 """A job that is blocked for less than this is not worth an entry: a worker may just be starting."""
@@ -46,12 +48,21 @@ class Watcher:
     wakes_on: frozenset[str] = frozenset()
     period_s = 1.0
 
-    def __init__(self, ledger: Ledger, fleet: FleetView, clock: Clock, currency: str, metrics: RoleMetrics) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        fleet: FleetView,
+        clock: Clock,
+        currency: str,
+        metrics: RoleMetrics,
+        quotas: TenantQuotas | None = None,
+    ) -> None:
         self._ledger = ledger
         self._fleet = fleet
         self._clock = clock
         self._currency = currency
         self._metrics = metrics
+        self._quotas = quotas
         self._blocks: dict[str, _Block] = {}
         self._guard = JobGuard(ledger, "what blocks it could not be found out", clock=clock)
         self._cursor = 0  # of the round through all live jobs
@@ -68,7 +79,7 @@ class Watcher:
         for record in records:
             if not self._guard.is_set_aside(record.id):
                 with self._guard.over(record.id):
-                    self._check(record, why_blocked(record, pools, self._currency))
+                    self._check(record, why_blocked(record, pools, self._currency) or self._why_held(record))
         if self._cursor == 0:
             for job_id in self._blocks.keys() - self._round:
                 del self._blocks[job_id]
@@ -87,6 +98,9 @@ class Watcher:
         elif not block.is_logged and now_s - block.since_s >= MIN_BLOCKED_S:
             block.is_logged = True
             self._ledger.log.note(record.id, LogLevel.WARNING, LogEvent.BLOCKED, reason)
+
+    def _why_held(self, record: JobRecord) -> str | None:
+        return self._quotas.log_entry(record) if self._quotas else None
 
     def _end(self, record: JobRecord, block: _Block) -> None:
         del self._blocks[record.id]

@@ -6,14 +6,16 @@ so a tenant may go beyond its quota by what it has in flight.
 
 from __future__ import annotations
 
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING
 
 from batchmill.caches import Fresh
+from batchmill.jobs.cost import QuotaStatus
 from batchmill.jobs.job import JobState
 from batchmill.wording import duration
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from batchmill.clock import Clock
     from batchmill.ledger import JobRecord, Ledger
@@ -36,29 +38,53 @@ class TenantQuotas:
 
     def used_up(self) -> frozenset[str]:
         """Return the tenants without device time left in this period. Raises `ServiceUnavailable`."""
-        if not self._limits:
-            return frozenset()
-        used, _ = self._latest.get()
-        return frozenset(tenant for tenant, used_s in used.items() if used_s >= self._limits[tenant])
+        return frozenset(tenant for tenant, use in self.uses().items() if use.is_used_up)
+
+    def uses(self) -> Mapping[str, QuotaStatus]:
+        """Return what the tenants with a quota have used of it. Raises `ServiceUnavailable`."""
+        return self._latest.get()[0] if self._limits else {}
+
+    def all(self) -> Collection[QuotaStatus]:
+        """Return the same without the names as keys."""
+        return self.uses().values()
 
     def why_waits(self, record: JobRecord) -> str | None:
         """Say that a job waits for the next period; None if it does not. Raises `ServiceUnavailable`."""
+        use = self._held_by(record)
+        if use is None:
+            return None
+        return (
+            f"its tenant {record.tenant!r} was charged {use.used_s:,.0f} s of devices in this period, and "
+            f"BATCHMILL_TENANT_MAX_DEVICE_S allows {use.limit_s:,} s: it continues by itself in "
+            f"{duration(self._latest.get()[1])}."
+        )
+
+    def log_entry(self, record: JobRecord) -> str | None:
+        """Say the same for the job's log, in words that do not change until the period ends."""
+        use = self._held_by(record)
+        if use is None:
+            return None
+        return (
+            f"its tenant {record.tenant!r} has used up the {use.limit_s:,} s of devices that "
+            f"BATCHMILL_TENANT_MAX_DEVICE_S allows in a period: it continues by itself at {use.ends_at:%F %H:%M} UTC."
+        )
+
+    def _held_by(self, record: JobRecord) -> QuotaStatus | None:
+        """Return the quota for whose next period a job waits, if it does."""
         waits = record.state is JobState.RUNNING and any(
             one.shards_live > one.shards_in_flight for one in record.stages
         )
-        if not waits or record.tenant not in self._limits:
-            return None
-        used, left_s = self._latest.get()
-        used_s, limit_s = used[record.tenant], self._limits[record.tenant]
-        if used_s < limit_s:
-            return None
-        return (
-            f"its tenant {record.tenant!r} was charged {used_s:,.0f} s of devices in this period, and "
-            f"BATCHMILL_TENANT_MAX_DEVICE_S allows {limit_s:,} s: it continues by itself in {duration(left_s)}."
-        )
+        use = self.uses().get(record.tenant) if waits else None
+        return use if use is not None and use.is_used_up else None
 
-    def _read(self) -> tuple[dict[str, float], float]:
-        """Read the seconds used by tenant, and how many are left of the period."""
+    def _read(self) -> tuple[dict[str, QuotaStatus], float]:
+        """Read what is used by tenant, and how many seconds are left of the period."""
         now_ms = self._ledger.now_ms()
         used = self._ledger.costs.charged_in_period(sorted(self._limits), self._period_s, now_ms)
-        return used, self._period_s - now_ms / 1000 % self._period_s
+        left_s = self._period_s - now_ms / 1000 % self._period_s
+        ends_at = datetime.fromtimestamp(round(now_ms / 1000 + left_s), UTC)
+        uses = {
+            tenant: QuotaStatus(tenant=tenant, used_s=used_s, limit_s=self._limits[tenant], ends_at=ends_at)
+            for tenant, used_s in used.items()
+        }
+        return uses, left_s

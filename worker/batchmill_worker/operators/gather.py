@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from batchmill.errors import InvalidParams, InvalidRows, did_you_mean
+from batchmill.errors import InvalidParams, InvalidRows, nearest_of
 from batchmill.operators.contract import PartialResult, RowError
 from batchmill.operators.registration import operator
 
@@ -124,7 +124,7 @@ def _lists(batch: pa.Table, name: str) -> pa.ListArray:
     if name not in batch.column_names:
         raise InvalidRows(
             f"operator 'gather': there is no column {name!r}; the columns are: {', '.join(batch.column_names)}.",
-            hint=did_you_mean(name, batch.column_names),
+            hint=nearest_of(name, batch.column_names),
         )
     found = batch[name].combine_chunks()
     return pa.concat_arrays(found.chunks) if isinstance(found, pa.ChunkedArray) else found

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
-from batchmill.errors import InvalidParams, did_you_mean
+from batchmill.errors import InvalidParams, nearest_of
 from batchmill.jobs.files import FileSource
 from batchmill.operators.named_params import results_named
 from batchmill.sources import describe, open_source
@@ -52,7 +52,7 @@ def require_column(name: str, table: Table, base: str) -> None:
     if name not in names:
         raise InvalidParams(
             f"the base {base} has no column {name!r}; its columns are: {', '.join(names)}.",
-            hint=did_you_mean(name, names),
+            hint=nearest_of(name, names),
             column=name,
         )
 

@@ -187,7 +187,7 @@ class Context:
 
     def costs(self, limit: int) -> CostTotals:
         """Return what all jobs cost; for a tenant, what its own jobs cost."""
-        return self._ledger.costs.totals().report(self._service.settings.currency, limit, self._own_tenant)
+        return self._service.costs(limit, self._own_tenant)
 
     def log(self, job_id: str, after: LogCursor, level: LogLevel, limit: int) -> LogPage:
         """Return a page of a job's log."""

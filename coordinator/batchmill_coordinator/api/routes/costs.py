@@ -20,7 +20,8 @@ router = APIRouter(tags=["costs"], route_class=ApiRoute)
 def costs(context: CurrentContext, limit: Annotated[int, Query(ge=1, le=1000)] = 50) -> Response:
     """Show what all jobs cost, deleted ones too: in all, by tenant, by pool and operator, by day, up to `limit` each.
 
-    A token of one tenant gets that tenant's sum; pools, operators and days are those of all tenants and left out.
+    `quotas` has what tenants with a quota of device time have used of it in this period. A token of one tenant gets
+    that tenant's sum and quota; pools, operators and days are those of all tenants and left out.
     """
     return json_response(context.costs(limit))
 

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from batchmill.fleet import PoolScale
 from batchmill.jobs.cost import Spent, Totals
+from batchmill.jobs.stages import FIRST_STAGE
 from batchmill.ledger.formats.work import PoolWork
 from batchmill_coordinator.scheduling.scaling.memory import (
     ScaleMemory,
@@ -35,6 +37,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.scheduling.scaling.workers_wanted import ScaleTarget
 
 US = 1_000_000
+NO_WORK = LimitedWork(0, 0.0)
 MEASURED = StartTime()
 MAX_POOLS = 200
 """At most that many pools are scaled; users name pools, so there may be any number."""
@@ -140,13 +143,16 @@ def idle_scale(pool: str, target: ScaleTarget) -> PoolScale:
     return decide(nothing, Totals({}, {}, {}), None, target, now_s=0.0)[0]
 
 
-def stage_work(record: JobRecord, totals: Totals) -> dict[str, float]:
-    """Return by pool the device time that a job has left, as far as it is known, seconds."""
-    left: dict[str, float] = {}
-    for stage in record.stages:
+def left_by_pool(record: JobRecord, totals: Totals) -> dict[str, LimitedWork]:
+    """Return by pool what a job has left, as if no more may be in flight than is."""
+    left: dict[str, LimitedWork] = {}
+    for number, stage in enumerate(record.stages):
         pool = stage.spec.pool
-        pace = row_s(stage.cost) or row_s(totals.operators.get((pool, stage.spec.operator), Spent())) or 0.0
-        left[pool] = left.get(pool, 0.0) + stage.rows_left * pace
+        pace = row_s(stage.cost) or row_s(totals.operators.get((pool, stage.spec.operator), Spent()))
+        rows = stage.rows_left + (0 if stage.planned else stage.lag or 0)
+        is_open = number == FIRST_STAGE and not stage.planned and stage.rows_total is None and stage.lag is None
+        work = LimitedWork(stage.shards_in_flight, rows * (pace or 0.0), 0 if pace else rows, int(is_open))
+        left[pool] = left.get(pool, NO_WORK) + work
     return left
 
 
@@ -156,26 +162,35 @@ def due_by_pool(records: Iterable[JobRecord], totals: Totals, now_s: float) -> d
     for record in records:
         if record.spec.deadline_at is None or record.paused_at is not None:
             continue
-        for pool, work_s in stage_work(record, totals).items():
-            due.setdefault(pool, []).append((record.spec.deadline_at - now_s, work_s))
+        for pool, work in left_by_pool(record, totals).items():
+            due.setdefault(pool, []).append((record.spec.deadline_at - now_s, work.work_s))
     return due
 
 
 def limited_by_pool(
-    jobs: Mapping[str, tuple[int, Sequence[JobRecord]]], totals: Totals, max_shards: Mapping[str, int]
+    jobs: Mapping[str, tuple[int, Sequence[JobRecord]]],
+    totals: Totals,
+    max_shards: Mapping[str, int],
+    used_up: Collection[str],
+    present: Mapping[str, int],
 ) -> dict[str, list[LimitedWork]]:
-    """Return by pool what is left of the tenants with limits.
+    """Return by pool what is left of the tenants with limits, and of those that have used up their quotas.
 
     jobs: by tenant, how many of its jobs live, and the records of some of them. If they are not all, the others are
-    taken to have as much left as these.
+    taken to be like these. Of a tenant in `used_up` only what is in flight may still run, for which no more workers are
+    worth a start than are `present` in the pool.
     """
     limited: dict[str, list[LimitedWork]] = {}
     for tenant, (number, records) in jobs.items():
-        left = Counter[str]()
-        for record in records:
-            left.update(stage_work(record, totals) if record.state.takes_shards else {})
-        for pool, work_s in left.items():
-            limited.setdefault(pool, []).append(LimitedWork(max_shards[tenant], work_s * number / len(records)))
+        left: dict[str, LimitedWork] = {}
+        found = (left_by_pool(record, totals) for record in records if record.state.takes_shards)
+        for pool, work in chain.from_iterable(one.items() for one in found):
+            left[pool] = left.get(pool, NO_WORK) + work
+        for pool, work in left.items():
+            of_all = work.scaled(number / len(records))
+            flying = min(of_all.max_shards, max(present.get(pool, 0), 1))
+            most = flying if tenant in used_up else max_shards[tenant]
+            limited.setdefault(pool, []).append(replace(of_all, max_shards=most))
     return limited
 
 
@@ -196,11 +211,12 @@ def _demand(reading: PoolReading, totals: Totals) -> tuple[PoolDemand, float]:
         else:
             work_s += rows * pace
     spent_s = sum(spent.us.total - spent.us.load for spent in own.values()) / US
+    held = [one for one in reading.limited if not one.max_shards]  # nothing of it runs, so it teaches nothing either
     demand = PoolDemand(
         work_s=work_s,
         is_active=work.rows > 0 or work.shards > 0 or work.shards_running > 0,
-        unknown_rows=max(unknown, 0),
-        is_open=work.open_sources > 0,
+        unknown_rows=max(unknown - sum(one.unknown_rows for one in held), 0),
+        open_sources=max(work.open_sources - sum(one.open_sources for one in held), 0),
         due=reading.due,
         limited=reading.limited,
         free_due=reading.free_due,

@@ -7,7 +7,8 @@
 3. Jobs with deadlines may need more.
 4. Work of tenants with a limit counts as far as the limit lets it run: each of their shards occupies one worker, so
    in the target time a limit of k shards lets k workers work. More than what the other work needs and all these limits
-   together is never wanted, whatever a deadline or the time of a start asks for.
+   together is never wanted, whatever a deadline or the time of a start asks for. A tenant that has used up its quota is
+   limited to what it has in flight, on the workers that are there.
 5. The maxima in machines and in money an hour come last.
 
 The number goes up and down with the work; who starts and stops workers holds its largest value for as long as a start
@@ -34,10 +35,33 @@ MAX_WORKERS = 100_000
 
 @dataclass(frozen=True, slots=True)
 class LimitedWork:
-    """What is left, in device time, of a tenant that may have up to `max_shards` in flight."""
+    """What is left of a tenant that may have up to `max_shards` in flight.
+
+    work_s: in device time, as far as it is known. unknown_rows: rows of which it is not. open_sources: stages whose
+    source has an unknown length.
+    """
 
     max_shards: int
     work_s: float
+    unknown_rows: int = 0
+    open_sources: int = 0
+
+    def __add__(self, other: LimitedWork) -> LimitedWork:
+        return LimitedWork(
+            self.max_shards + other.max_shards,
+            self.work_s + other.work_s,
+            self.unknown_rows + other.unknown_rows,
+            self.open_sources + other.open_sources,
+        )
+
+    def scaled(self, factor: float) -> LimitedWork:
+        """Return that many times as much, numbers rounded up."""
+        return LimitedWork(
+            math.ceil(self.max_shards * factor),
+            self.work_s * factor,
+            math.ceil(self.unknown_rows * factor),
+            math.ceil(self.open_sources * factor),
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +71,7 @@ class PoolDemand:
     work_s: what is left, as far as it is known. unknown_rows: rows left of which it is not.
     arriving: work that arrives in a second.
     is_active: whether anything is left or runs.
-    is_open: whether more may be left than is known, since a source has an unknown length.
+    open_sources: stages of which more may be left than is known, since their source has an unknown length.
     due: the work of each job with a deadline, by how long it is until that; negative: it has passed.
     limited: of the work, that of each tenant with a limit. free_due: of `due`, what has none.
     """
@@ -56,7 +80,7 @@ class PoolDemand:
     is_active: bool
     arriving: float = 0.0
     unknown_rows: int = 0
-    is_open: bool = False
+    open_sources: int = 0
     due: Sequence[tuple[float, float]] = ()
     limited: Sequence[LimitedWork] = ()
     free_due: Sequence[tuple[float, float]] = ()
@@ -68,10 +92,14 @@ class PoolDemand:
     def free(self) -> PoolDemand:
         """Return what is left without the tenants that have limits."""
         work_s = max(self.work_s - sum(one.work_s for one in self.limited), 0.0)
+        unknown_rows = max(self.unknown_rows - sum(one.unknown_rows for one in self.limited), 0)
+        open_sources = max(self.open_sources - sum(one.open_sources for one in self.limited), 0)
         return replace(
             self,
             work_s=work_s,
-            is_active=self.is_active and (work_s > 0 or self.unknown_rows > 0 or self.is_open),
+            unknown_rows=unknown_rows,
+            open_sources=open_sources,
+            is_active=self.is_active and (work_s > 0 or unknown_rows > 0 or open_sources > 0),
             arriving=self.arriving * work_s / self.work_s if self.work_s > 0 else self.arriving,
             due=self.free_due,
             limited=(),
@@ -124,9 +152,16 @@ def workers_wanted(demand: PoolDemand, supply: PoolSupply, target: ScaleTarget) 
     if demand.limited:
         most = _needed(demand.free(), supply, target).workers + sum(one.max_shards for one in demand.limited)
         if wanted.workers > most:
-            why = f"{wanted.why}: {wanted.workers} workers, but the limits of tenants let no more than {most} work"
-            wanted = Wanted(most, why)
+            wanted = Wanted(most, _why_limited(wanted, most, demand.held_s(target.target_s)))
     return _capped(_with_replacements(wanted, supply), supply, target)
+
+
+def _why_limited(wanted: Wanted, most: int, held_s: float) -> str:
+    if most == 0:
+        what = f"{duration(held_s)} of device time" if held_s else "all that is left"
+        return f"quotas of tenants hold {what} until the next period"
+    workers = count(wanted.workers, "worker")
+    return f"{wanted.why}: {workers}, but limits and quotas of tenants let no more than {most} work"
 
 
 def _needed(demand: PoolDemand, supply: PoolSupply, target: ScaleTarget) -> Wanted:
@@ -144,7 +179,7 @@ def drain_s(demand: PoolDemand, ready: int) -> float | None:
     """Return how long the workers that are there need for what is left; None if nobody knows."""
     if not demand.is_active:
         return 0.0
-    return demand.work_s / ready if ready and not demand.unknown_rows and not demand.is_open else None
+    return demand.work_s / ready if ready and not demand.unknown_rows and not demand.open_sources else None
 
 
 def _for_work(demand: PoolDemand, supply: PoolSupply, target_s: float) -> Wanted:
@@ -168,8 +203,8 @@ def _kept(need: int, left: str, demand: PoolDemand, have: int, target_s: float) 
     """What is known needs `need` workers; no worker is given up while more may be left than is known."""
     if demand.unknown_rows and demand.work_s <= 0:
         return Wanted(max(need, have), f"what {count(demand.unknown_rows, 'row')} will take is not known yet")
-    if have > need and (demand.unknown_rows or demand.is_open):
-        more = "a source has an unknown length" if demand.is_open else "what some rows will take is not known yet"
+    if have > need and (demand.unknown_rows or demand.open_sources):
+        more = "a source has an unknown length" if demand.open_sources else "what some rows will take is not known yet"
         return Wanted(have, f"{left}, and {more}")
     return Wanted(need, f"{left}, to be done in {duration(target_s)}")
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from batchmill.errors import InvalidRequest
+from batchmill.errors import InvalidParams, InvalidRequest
+from batchmill_coordinator.admission.param_checks import check_params
 from batchmill_coordinator.endpoints.base import BodyFault
 from batchmill_coordinator.endpoints.known import BY_KIND
 from batchmill_coordinator.lane.served import served_target
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 async def target_of(context: Context, name: str, kind: ModelKind) -> tuple[LaneTarget, ServedModel]:
     """Return the target of a request for a served model.
 
-    Raises `ModelNotFound`, `InvalidRequest` for a model that another route answers for, or `UnknownOperator`.
+    Raises `ModelNotFound`, `InvalidRequest` for a model that another route answers for, `InvalidParams` for one whose
+    parameters its operator does not take, or `UnknownOperator`.
     """
     model = context.served_model(name)
     if model.answers != kind:
@@ -30,7 +32,12 @@ async def target_of(context: Context, name: str, kind: ModelKind) -> tuple[LaneT
     with as_invalid_request():
         BY_KIND[kind].check(model)
     operator = await context.operator(model.operator)
-    return served_target(name, model, operator), model
+    target = served_target(name, model, operator)
+    try:
+        check_params(operator, target.params)
+    except InvalidParams as error:
+        raise InvalidParams(f"the model {name!r} cannot be loaded: {error.message}", hint=error.hint) from None
+    return target, model
 
 
 @contextmanager
