@@ -141,9 +141,7 @@ def test_a_source_that_is_slow_to_sample_delays_no_other_plan(
     until(both_failed, "the end of both plans")
 
 
-def test_a_tenant_with_many_plans_holds_up_no_other(
-    ledger: Ledger, settings: CoordinatorSettings, epoch: int
-) -> None:
+def test_a_tenant_with_many_plans_holds_up_no_other(ledger: Ledger, settings: CoordinatorSettings, epoch: int) -> None:
     workspace, inspector = Workspace.open(settings), create_autospec(Inspector, instance=True)
     uploads = Uploads(ledger, workspace, inspector, settings)
     of_tenant = {tenant: uploads.begin(tenant) for tenant in ("many", "one")}
