@@ -64,14 +64,22 @@ SETTINGS = {
     "STRAGGLER_MIN_S": 0.2,
 }
 CALM_S = 3.0  # before the first fault
+GAP_S = 3.0
 
 
 def chaos(
-    seed: int, seconds: float, folder: Path, *, in_bucket: bool = False, only_partitions: bool = False
+    seed: int,
+    seconds: float,
+    folder: Path,
+    *,
+    in_bucket: bool = False,
+    only_partitions: bool = False,
+    gap_s: float = GAP_S,
 ) -> dict[str, Any]:
     """Run for that long, and judge; the report. Logs and outputs are left in `folder`.
 
     in_bucket: whether the blobs are in a bucket. only_partitions: whether nothing but the links of machines breaks.
+    gap_s: between two faults, on average.
     """
     for name in ("journal", "out", "in", "empty"):
         (folder / name).mkdir()
@@ -98,7 +106,7 @@ def chaos(
         pulse.start()
         users.start()
         streams.start()
-        skipped = _strike(faults, random.Random(f"{seed}/gaps"), seconds)
+        skipped = _strike(faults, random.Random(f"{seed}/gaps"), seconds, gap_s)
         faults.repair(all_of_it=True)
         faults.keep()
         users.stop()
@@ -177,7 +185,7 @@ class Means:
         return [what for what, means in found.items() if not means]
 
 
-def _strike(faults: Faults, gaps: random.Random, seconds: float) -> dict[str, int]:
+def _strike(faults: Faults, gaps: random.Random, seconds: float, gap_s: float) -> dict[str, int]:
     """Let faults strike until the time is over; how many of each kind found nothing to strike."""
     ends_at = time.monotonic() + seconds
     next_at = time.monotonic() + CALM_S
@@ -188,7 +196,7 @@ def _strike(faults: Faults, gaps: random.Random, seconds: float) -> dict[str, in
         if time.monotonic() >= next_at:
             kind = next(kinds)
             if faults.strike(kind):
-                next_at = time.monotonic() + gaps.uniform(1.0, 5.0)
+                next_at = time.monotonic() + gaps.uniform(gap_s / 3, gap_s * 5 / 3)
             else:
                 skipped[kind] += 1
         time.sleep(LOOK_S)
@@ -305,8 +313,11 @@ def summary(report: dict[str, Any]) -> str:
 @click.option("--minutes", type=float, default=10.0, show_default=True, help="How long faults strike.")
 @click.option("--s3", "in_bucket", is_flag=True, help="Keep the blobs in a bucket, which breaks as well.")
 @click.option("--partitions", "only_partitions", is_flag=True, help="Break nothing but the links of machines.")
+@click.option(
+    "--gap", "gap_s", type=float, default=GAP_S, show_default=True, help="Seconds between faults, on average."
+)
 @click.option("--report", type=click.Path(path_type=Path), default=Path("chaos-report.json"), show_default=True)
-def main(seed: int | None, minutes: float, in_bucket: bool, only_partitions: bool, report: Path) -> None:
+def main(seed: int | None, minutes: float, in_bucket: bool, only_partitions: bool, gap_s: float, report: Path) -> None:
     """Break a service at random for a while, then compare every row with what it must be."""
     if only_partitions and (in_bucket or not networks_are_permitted()):
         raise click.UsageError("networks of their own need Linux, root, ip, unshare and nsenter, and no bucket")
@@ -315,7 +326,8 @@ def main(seed: int | None, minutes: float, in_bucket: bool, only_partitions: boo
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder:
         logs = report.with_name(f"{report.stem}-logs")
         try:
-            found = chaos(chosen, minutes * 60, Path(folder), in_bucket=in_bucket, only_partitions=only_partitions)
+            how = {"in_bucket": in_bucket, "only_partitions": only_partitions, "gap_s": gap_s}
+            found = chaos(chosen, minutes * 60, Path(folder), **how)
         finally:
             shutil.copytree(Path(folder) / "logs", logs, dirs_exist_ok=True)
         report.write_text(json.dumps(found, indent=1) + "\n")

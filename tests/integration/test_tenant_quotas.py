@@ -188,3 +188,15 @@ def test_a_period_counts_what_was_charged_in_it(ledger: Ledger, epoch: int) -> N
     assert costs.charged_in_period(["a"], DAY_S, now_ms + DAY_S * 1000) == {"a": 0.0}
     assert costs.charged_in_period(["a"], DAY_S, now_ms) == {"a": 3.0}  # a clock that goes back
     assert costs.charged_in_period([], DAY_S, now_ms) == {}
+
+
+def test_a_tenant_with_a_quota_is_counted_however_many_others_have_a_sum(
+    ledger: Ledger, epoch: int, redis_client: redis.Redis
+) -> None:
+    others = {f"t{number} attempts": 1 for number in range(2800)}
+    redis_client.hset(ledger._store.keys.cost_tenants(), mapping=others)
+    pool = Pool(ledger, epoch, {"a": 3})
+    add_job(ledger, epoch, "a", 2)
+    assert pool.jobs() == ["job-a"]
+    pool.commit()
+    assert pool.jobs() == []

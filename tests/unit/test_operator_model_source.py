@@ -140,6 +140,21 @@ def test_a_folder_of_other_files_has_another_fingerprint(tmp_path: Path) -> None
     assert len({before, larger, older, fingerprint_files(str(model))}) == 4
 
 
+@pytest.mark.parametrize("name", ["config.json", "1_Pooling"])
+def test_a_link_in_a_folder_of_a_model_leads_out_of_no_root(tmp_path: Path, name: str) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    model, shared = root / "model", root / "shared"
+    for folder in (model, shared, outside):
+        model_in(folder, "config.json")
+    locations = Locations([str(root)])
+    (model / "inner").symlink_to(shared)
+    assert locate_model(str(model), locations) == str(model)
+    (model / name).unlink(missing_ok=True)
+    (model / name).symlink_to(outside / "config.json" if name == "config.json" else outside)
+    with pytest.raises(InvalidParams, match=f"{name}' is outside the folders"):
+        locate_model(str(model), locations)
+
+
 def test_a_hub_id_is_identified_by_the_revision_in_the_local_cache(tmp_path: Path) -> None:
     assert fingerprint_files("org/name") == ""
     assert hub_revision("org/name", str(tmp_path)) == ""

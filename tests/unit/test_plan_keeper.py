@@ -143,6 +143,36 @@ def test_a_source_that_is_slow_to_sample_delays_no_other_plan(
     until(both_failed, "the end of both plans")
 
 
+def test_a_tenant_with_many_plans_holds_up_no_other(ledger: Ledger, settings: CoordinatorSettings, epoch: int) -> None:
+    workspace, inspector = Workspace.open(settings), create_autospec(Inspector, instance=True)
+    uploads = Uploads(ledger, workspace, inspector, settings)
+    of_tenant = {tenant: uploads.begin(tenant) for tenant in ("many", "one")}
+    sampled = []
+
+    def describe(source: UploadSource) -> None:
+        sampled.append(source.upload)
+        raise InvalidSource("it is damaged.")
+
+    inspector.describe_upload.side_effect = describe
+    for number, tenant in enumerate(["many"] * 5 + ["one"]):
+        request = JobRequest(operator="echo", source=UploadSource(upload=of_tenant[tenant], parts=1))
+        plan = Plan(id=f"plan_{number}", state=PlanState.SAMPLING, title="echo", created_at=0.0)
+        body = PlanRecord(plan=plan, request=request).model_dump_json()
+        ledger.plans.add(plan.id, tenant, body, due_ms=number, quota=Quota(10, UNLIMITED))
+    keeper = PlanKeeper(
+        ledger, FleetView(ledger, HandClock()), workspace, inspector, uploads, settings.currency,
+        create_autospec(ledger.jobs.find), create_autospec(ledger.jobs.find),
+        create_autospec(ClockGuard, instance=True),
+    )  # fmt: skip
+
+    def all_sampled() -> bool:
+        keeper.step(epoch)
+        return len(sampled) == 6
+
+    until(all_sampled, "the samples of all plans")
+    assert sampled.index(of_tenant["one"]) == 1
+
+
 def test_the_rounds_of_a_sample_send_no_messages_to_the_receivers_of_the_job() -> None:
     request = JobRequest(
         operator="echo", source=UploadSource(upload="upl_1", parts=1), webhooks=[WebhookSpec(name="ops")]

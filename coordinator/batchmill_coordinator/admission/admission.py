@@ -25,7 +25,7 @@ from batchmill.sources import InlineSource, SourceDescription
 from batchmill.sources.base import InputSplit
 from batchmill.storage.named_webhooks import NamedWebhooks
 from batchmill.workspace import stream_from_table, table_from_stream
-from batchmill_coordinator.admission.acceptance import accept, tenant_key
+from batchmill_coordinator.admission.acceptance import KeyTurns, accept, tenant_key
 from batchmill_coordinator.admission.column_checks import (
     check_chain,
     check_columns,
@@ -101,6 +101,7 @@ class Admission:
         self._limits = arrow_limits(settings)
         self._kept_results = KeptResults(ledger, workspace)
         self._streams = StreamAdmission(ledger, workspace, settings)
+        self._turns = KeyTurns()
         self.sinks = SinkAdmission(ledger, workspace, settings)
 
     def check_spec(self, spec: JobSpec, *, is_internal: bool = False) -> tuple[OperatorInfo, ...]:
@@ -168,16 +169,19 @@ class Admission:
         if request.rows is not None:
             check_shape(request.rows, self._limits)
         digest = digest_of(request)
-        known = None if request.source is None else self._known(request, digest, tenant)
-        if known is not None:
-            return Acceptance(known, is_new=False)
-        try:
-            return self._admit(request, digest, tenant, is_internal=is_internal)
-        except InvalidRequest:  # what has changed since a request was accepted does not concern its repetition
-            known = None if request.source is not None else self._known(request, digest, tenant)
-            if known is None:
-                raise
-            return Acceptance(known, is_new=False)
+        with self._turns.take(tenant_key(tenant, request.idempotency_key)):
+            known = None if request.source is None else self._known(request, digest, tenant)
+            if known is not None:
+                return Acceptance(known, is_new=False)
+            try:
+                return self._admit(request, digest, tenant, is_internal=is_internal)
+            except InvalidRequest:
+                # What has changed since a request was accepted does not concern its repetition; another coordinator may
+                # have accepted it a moment ago.
+                known = self._known(request, digest, tenant)
+                if known is None:
+                    raise
+                return Acceptance(known, is_new=False)
 
     def _admit(self, request: JobRequest, digest: str, tenant: str, *, is_internal: bool) -> Acceptance:
         require_one_input(request)

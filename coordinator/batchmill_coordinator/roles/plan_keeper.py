@@ -1,10 +1,10 @@
 """The plan keeper: makes the plans that tenants ask for, and sees what their jobs took in the end.
 
 1. `sampling`: an inspector reads a sample of the source into an upload, in a thread of its own, so that a slow source
-   delays no other plan; it takes at most half of the inspectors that plan the sources of jobs. Rounds of the sample run
-   as jobs of their own, one after the other, each without an output, and deleted as soon as they are measured. A round
-   is submitted under the plan's id and its number as idempotency key: a coordinator that dies in between leaves one
-   job, which the next one finds.
+   delays no other plan; it takes at most half of the inspectors that plan the sources of jobs. Tenants take turns, so
+   that one with many plans holds up no other. Rounds of the sample run as jobs of their own, one after the other, each
+   without an output, and deleted as soon as they are measured. A round is submitted under the plan's id and its number
+   as idempotency key: a coordinator that dies in between leaves one job, which the next one finds.
 2. After the last round the plan is `ready`: all that it says follows from the rounds, by `planning.arithmetic`. Where
    the sample cannot be read or run, or a round cannot be submitted for `MAX_SAMPLING_MS`, it is `failed`, with the
    reason.
@@ -95,6 +95,7 @@ class PlanKeeper:
         self._clocks = clocks
         self._samples_at_once = samples_at_once
         self._sampling: dict[str, Thread] = {}
+        self._waiting: dict[str, dict[str, None]] = {}  # plans whose sample is to be read, by tenant in turn
 
     def step(self, epoch: int) -> None:
         """Take every plan that is due as far as it comes."""
@@ -106,10 +107,26 @@ class PlanKeeper:
             if document.id in self._sampling:
                 continue
             with apart(f"the plan {document.id}"):
-                if not _has_to_read(read_record(document)):
+                if _has_to_read(read_record(document)):
+                    self._waiting.setdefault(document.tenant, {})[document.id] = None
+                else:
                     self._advance(document, epoch)
-                elif len(self._sampling) < self._samples_at_once:
-                    self._sampling[document.id] = self._start(document, epoch)
+        while self._waiting and len(self._sampling) < self._samples_at_once:
+            plan_id = self._next_waiting()
+            with apart(f"the plan {plan_id}"):
+                found = self._ledger.plans.find(plan_id)
+                if found is not None and _has_to_read(read_record(found)) and plan_id not in self._sampling:
+                    self._sampling[plan_id] = self._start(found, epoch)
+
+    def _next_waiting(self) -> str:
+        """Take the oldest plan of the tenant whose turn it is."""
+        tenant = next(iter(self._waiting))
+        plans = self._waiting.pop(tenant)
+        plan_id = next(iter(plans))
+        del plans[plan_id]
+        if plans:
+            self._waiting[tenant] = plans
+        return plan_id
 
     def _start(self, document: Document, epoch: int) -> Thread:
         """Read the sample of a plan in a thread, which ends with the process even if the source never answers."""

@@ -47,6 +47,13 @@ def locate_model(model: str, locations: Locations) -> str:
     return model
 
 
+def refuse_outer_links(folder: str, locations: Locations) -> None:
+    """Raise `InvalidParams` for a link in a model's folder that leads out of the roots: libraries follow it."""
+    for path in Path(folder).rglob("*"):
+        if path.is_symlink():
+            locations.resolve(str(path), error=InvalidParams)
+
+
 def fingerprint_files(source: str) -> str:
     """Return a digest of the names, sizes and times of a model's files. Call it before the model is loaded.
 
@@ -114,6 +121,7 @@ def _folder(model: str, locations: Locations) -> str:
             hint="Give the folder that save_pretrained() wrote, or a complete download from the hub.",
             model=model,
         )
+    refuse_outer_links(location.path, locations)
     return location.path
 
 

@@ -52,6 +52,7 @@ class CostLedger:
             if None in found:
                 with client.pipeline(transaction=True) as pipe:
                     for tenant, us in zip(tenants, sums, strict=True):
+                        pipe.hincrby(totals, f"{tenant} attempts", 0)
                         pipe.hsetnx(marks, tenant, us)
                     pipe.pexpire(marks, 2 * period_s * 1000)
                     pipe.hmget(marks, list(tenants))

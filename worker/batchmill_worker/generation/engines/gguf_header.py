@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 MAGIC = b"GGUF"
 MAX_KEYS = 10_000
 MAX_TEXT_BYTES = 1024 * 1024
+MAX_ARRAY_BYTES = 1024**3
 _FORMS = {0: "<B", 1: "<b", 2: "<H", 3: "<h", 4: "<I", 5: "<i", 6: "<f", 7: "<?", 10: "<Q", 11: "<q", 12: "<d"}
 _TEXT, _ARRAY = 8, 9
 _ARCHITECTURE = "general.architecture"
@@ -71,17 +72,20 @@ def _token_bytes(numbers: dict[str, int]) -> int:
 
 
 def _value(file: BinaryIO, kind: int) -> Any:
-    """Read a value; None for an array, which is skipped."""
+    """Read a value; None for an array, which is skipped. Models have no arrays of arrays."""
     if kind == _TEXT:
         return _text(file)
     if kind != _ARRAY:
         return _number(file, _form(kind))
     kind, count = _number(file, "<I"), _number(file, "<Q")
-    if kind in _FORMS:
-        file.seek(count * struct.calcsize(_form(kind)), 1)
+    if kind == _TEXT:
+        for _ in range(count):
+            _text(file)
         return None
-    for _ in range(count):
-        _value(file, kind)
+    nbytes = count * struct.calcsize(_form(kind))
+    if nbytes > MAX_ARRAY_BYTES:
+        raise ValueError(f"its header has an array of {nbytes} bytes")
+    file.seek(nbytes, 1)
     return None
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from batchmill.errors import InvalidParams
-from batchmill_worker.models.model_source import content_digest
+from batchmill_worker.models.model_source import content_digest, refuse_outer_links
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -35,6 +35,7 @@ def locate_adapters(operator: str, adapters: Mapping[str, str], locations: Locat
 
 def _locate(operator: str, name: str, path: str, locations: Locations) -> LoraAdapter:
     location = locations.resolve(path, error=InvalidParams)
+    refuse_outer_links(location.path, locations)
     config = Path(location.path) / CONFIG
     try:
         if not location.is_local:
