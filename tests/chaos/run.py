@@ -326,7 +326,7 @@ def main(seed: int | None, minutes: float, in_bucket: bool, only_partitions: boo
     with tempfile.TemporaryDirectory(prefix="chaos-", ignore_cleanup_errors=True) as folder:
         logs = report.with_name(f"{report.stem}-logs")
         try:
-            how = {"in_bucket": in_bucket, "only_partitions": only_partitions, "gap_s": gap_s}
+            how: dict[str, Any] = {"in_bucket": in_bucket, "only_partitions": only_partitions, "gap_s": gap_s}
             found = chaos(chosen, minutes * 60, Path(folder), **how)
         finally:
             shutil.copytree(Path(folder) / "logs", logs, dirs_exist_ok=True)

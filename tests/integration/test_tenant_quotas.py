@@ -193,7 +193,7 @@ def test_a_period_counts_what_was_charged_in_it(ledger: Ledger, epoch: int) -> N
 def test_a_tenant_with_a_quota_is_counted_however_many_others_have_a_sum(
     ledger: Ledger, epoch: int, redis_client: redis.Redis
 ) -> None:
-    others = {f"t{number} attempts": 1 for number in range(2800)}
+    others: dict[Any, Any] = {f"t{number} attempts": 1 for number in range(2800)}
     redis_client.hset(ledger._store.keys.cost_tenants(), mapping=others)
     pool = Pool(ledger, epoch, {"a": 3})
     add_job(ledger, epoch, "a", 2)
