@@ -14,7 +14,7 @@ from batchmill.jobs.shard import Slice, part_of
 from batchmill.jobs.stages import last_stage, stage_called
 from batchmill.ledger.formats.record import JobStage
 from batchmill.ledger.jobs import no_such_job
-from batchmill.stage_results import StageResults, kept_parts, settled_shards
+from batchmill.stage_results import StageResults, joined, kept_parts, settled_shards
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -75,7 +75,7 @@ class KeptResults:
         return self._schema(self._parts)
 
     def blocks(self, schema: pa.Schema, rows: int) -> Iterator[pa.Table]:
-        """Yield some columns of all rows, up to `rows` at a time. Raises as `StageResults.read`."""
+        """Yield some columns of all rows, up to `rows` at a time. Raises as `StageResults.read` and `joined`."""
         waiting: list[Slice] = []
         for part in self._parts:
             name = part_of(part.shard_id, part.token)
@@ -92,7 +92,7 @@ class KeptResults:
             yield self._read(waiting, schema)
 
     def _read(self, slices: list[Slice], schema: pa.Schema) -> pa.Table:
-        table = self._results.read(tuple(slices))
+        table = joined(self._results.tables(slices))
         return widen_table(table.select([name for name in schema.names if name in table.column_names]), schema)
 
     def _schema(self, parts: Sequence[Settled]) -> pa.Schema:

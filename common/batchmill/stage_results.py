@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 import pyarrow as pa
 
 from batchmill.caches import Lru
-from batchmill.columns import widen_schemas, widen_table
+from batchmill.columns import join_what_fits, widen_schemas, widen_table
 from batchmill.jobs.shard import ShardId, parse_part
 from batchmill.jobs.streams.kept import KeptShards
 from batchmill.ledger.formats.settlement import SplitUp
-from batchmill.sources.base import RowsRead
+from batchmill.sources.base import RowsRead, bad_values
 from batchmill.workspace import table_from_stream
 
 if TYPE_CHECKING:
@@ -44,7 +44,10 @@ def kept_parts(limit: int = KEPT_BYTES) -> Parts:
 
 
 def joined(tables: Sequence[pa.Table]) -> pa.Table:
-    """Append tables to each other; columns that one lacks are null in its rows."""
+    """Append tables to each other; columns that one lacks are null in its rows.
+
+    Raises `TypeConflictError` if values of a column do not fit one type.
+    """
     if not tables:
         return pa.table({})
     schema = reduce(widen_schemas, [table.schema for table in tables])
@@ -71,16 +74,21 @@ class StageResults:
     def read(self, slices: tuple[Slice, ...]) -> pa.Table:
         """Read the rows of these slices, in order; columns that a part lacks are null in its rows.
 
+        So are values that have another type than those of the parts before, see `read_with_faults`.
         Raises `NotFound` or `StorageError` if a part is gone, damaged or cannot be reached.
         """
-        parts = {piece.part: self._kept.get(self._key(piece.part)) for piece in slices}
-        parts |= self._read([part for part, table in parts.items() if table is None])
-        tables = [found.slice(piece.start, piece.rows) for piece in slices if (found := parts[piece.part]) is not None]
-        return joined(tables)
+        return self.read_with_faults(slices).table
 
     def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
-        """Read as `read`: what was committed can be read."""
-        return RowsRead(self.read(slices))
+        """Read as `read`; rows with values that have another type than those of the parts before are listed."""
+        table, misfits = join_what_fits(self.tables(slices))
+        return RowsRead(table, bad_values(misfits))
+
+    def tables(self, slices: Sequence[Slice]) -> list[pa.Table]:
+        """Read the rows of each of these slices. Raises as `read`."""
+        parts = {piece.part: self._kept.get(self._key(piece.part)) for piece in slices}
+        parts |= self._read([part for part, table in parts.items() if table is None])
+        return [found.slice(piece.start, piece.rows) for piece in slices if (found := parts[piece.part]) is not None]
 
     def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:  # noqa: ARG002  # see `Source`
         """Return empty texts: a row between stages is in no file of a user."""

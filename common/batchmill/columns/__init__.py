@@ -13,11 +13,19 @@ from batchmill.columns.carried_types import (
 from batchmill.columns.from_values import MixedValuesError, array_as, array_of, check_unchanged
 from batchmill.columns.python_values import rows_of, values_of
 from batchmill.columns.schema_text import decode_schema, encode_schema
-from batchmill.columns.widening import TypeConflictError, widen_schemas, widen_table, widen_types
+from batchmill.columns.widening import (
+    Misfit,
+    TypeConflictError,
+    join_what_fits,
+    widen_schemas,
+    widen_table,
+    widen_types,
+)
 
 __all__ = [
     "RESERVED_PREFIX",
     "ColumnTooLargeError",
+    "Misfit",
     "MixedValuesError",
     "TypeConflictError",
     "UnsupportedColumnError",
@@ -28,6 +36,7 @@ __all__ = [
     "check_unchanged",
     "decode_schema",
     "encode_schema",
+    "join_what_fits",
     "reserved_column",
     "rows_of",
     "values_of",

@@ -7,13 +7,16 @@ is read or written; it is never changed.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pyarrow import types
 
+from batchmill.columns.python_values import values_of
+
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
 _UTC = frozenset({"UTC", "Etc/UTC", "Z", "+00:00", "-00:00"})
 _BITS = (8, 16, 32, 64)
@@ -30,6 +33,15 @@ class TypeConflictError(TypeError):
         self.column = column
         self.known = known
         self.found = found
+
+
+class Misfit(NamedTuple):
+    """A value that the type of its column does not hold."""
+
+    place: int  # of its row
+    column: str
+    value: Any
+    reason: str  # a clause
 
 
 def widen_types(left: pa.DataType, right: pa.DataType) -> pa.DataType | None:
@@ -72,6 +84,50 @@ def widen_table(table: pa.Table, schema: pa.Schema) -> pa.Table:
         for field in schema
     ]
     return pa.table(columns, schema=schema)
+
+
+def join_what_fits(tables: Sequence[pa.Table]) -> tuple[pa.Table, list[Misfit]]:
+    """Append tables to each other; a column that one lacks is null in its rows, and so is a value that does not fit.
+
+    The type of a column is that of the first table that has it, widened by those of the tables behind that it can be
+    widened by. So it depends on nothing but the tables and their order.
+    """
+    kinds: dict[str, pa.DataType] = {}
+    for field in (field for table in tables for field in table.schema):
+        before = kinds.setdefault(field.name, field.type)
+        kinds[field.name] = widen_types(before, field.type) or before
+    schema = pa.schema(list(kinds.items()))
+    pieces, misfits, first = [schema.empty_table()], list[Misfit](), 0
+    for table in tables:
+        columns = []
+        for name, kind in kinds.items():
+            column = table[name] if name in table.column_names else pa.chunked_array([pa.nulls(table.num_rows, kind)])
+            fitting, places = _what_fits(column, kind)
+            columns.append(fitting)
+            misfits += (_misfit(name, kind, column, place, first) for place in places)
+        pieces.append(pa.table(columns, schema=schema))
+        first += table.num_rows
+    return pa.concat_tables(pieces), sorted(misfits, key=lambda one: one.place)
+
+
+def _misfit(name: str, kind: pa.DataType, column: pa.ChunkedArray, place: int, first: int) -> Misfit:
+    value = values_of(column.slice(place, 1))[0]
+    reason = f"column {name!r}: expected {kind}, as in other rows of the shard, got {column.type} {value!r:.80}"
+    return Misfit(first + place, name, value, reason)
+
+
+def _what_fits(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[pa.ChunkedArray, list[int]]:
+    """Return a column with this type, null where a value does not fit, and where that is."""
+    if widen_types(kind, column.type) is not None:  # Arrow would also make numbers of texts
+        try:
+            return column.cast(kind), []
+        except pa.ArrowException:
+            half = len(column) // 2
+        if half:
+            (left, places), (right, behind) = _what_fits(column[:half], kind), _what_fits(column[half:], kind)
+            joined = pa.chunked_array([*left.chunks, *right.chunks], kind)
+            return joined, [*places, *(half + place for place in behind)]
+    return pa.chunked_array([pa.nulls(len(column), kind)]), pc.indices_nonzero(column.is_valid()).to_pylist()
 
 
 def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:

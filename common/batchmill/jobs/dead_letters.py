@@ -65,6 +65,9 @@ TOO_MANY_RESULTS = "TooManyResults"
 MISSING_VALUE = "MissingValue"
 """The error type of a row without a value in a column that its operator requires."""
 
+BAD_VALUE = "bad_value"
+"""The error type of a row with a value of another type than its column has in the rows before."""
+
 INCOMPLETE = "IncompleteSourceRow"
 """The error type of a source row that is not gathered, because rows that were made of it failed in an earlier stage."""
 

@@ -7,17 +7,19 @@ still being written, or `End`. Callers match all three.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Protocol, Self, assert_never
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import TYPE_CHECKING, Any, Protocol, Self, assert_never
 
 import pyarrow as pa
 
-from batchmill.jobs.dead_letters import BAD_LINE
+from batchmill.jobs.dead_letters import BAD_LINE, BAD_VALUE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
+    from batchmill.columns import Misfit
     from batchmill.jobs.shard import Slice
 
 MAX_SLICES = 256  # of a split, so that the ledger's entry stays small
@@ -114,15 +116,18 @@ class BadRow:
     """A row that cannot be read."""
 
     place: int  # among the rows read, 0-based
-    file: str
+    file: str  # empty: it is a row of the stage before
     line: int  # 1-based; 0: the file, or a part of it, cannot be read at all
     text: str  # the line, its end cut
     reason: str  # a clause
     error_type: str = BAD_LINE  # of its dead letter
+    values: Mapping[str, Any] = field(default_factory=dict)  # those that its row lacks, by column
 
     @property
     def message(self) -> str:
         """Return where it is and what is wrong with it."""
+        if not self.file:
+            return f"{self.reason}."
         where = f"{self.file}, line {self.line}" if self.line else self.file
         return f"{where}: {self.reason}."
 
@@ -238,6 +243,16 @@ def join_rows(parts: Sequence[RowsRead], schema: pa.Schema) -> RowsRead:
     """Join rows that were read in parts."""
     tables = [part.table for part in parts]
     return RowsRead(pa.concat_tables(tables) if tables else schema.empty_table(), bad_rows_of(parts))
+
+
+def bad_values(misfits: Sequence[Misfit]) -> tuple[BadRow, ...]:
+    """Return the rows with values that do not fit, which are in order, as bad rows."""
+    bad: list[BadRow] = []
+    for place, found in groupby(misfits, key=lambda one: one.place):
+        of_row = list(found)
+        values = {one.column: one.value for one in of_row}
+        bad.append(BadRow(place, "", 0, "", of_row[0].reason, BAD_VALUE, values))
+    return tuple(bad)
 
 
 def bad_rows_of(parts: Sequence[RowsRead]) -> tuple[BadRow, ...]:

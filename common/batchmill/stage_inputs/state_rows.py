@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
 from batchmill.columns.lineage import SOURCE_ROW
-from batchmill.sources.base import RowsRead
+from batchmill.sources.base import RowsRead, null_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,15 +25,15 @@ class StateRows:
 
     def read(self, slices: tuple[Slice, ...]) -> pa.Table:
         """Read the rows of a shard. Raises as `StageResults.read`."""
-        table = self._results.read(slices[:-1])
-        if not table.num_columns:
-            return pa.table({SOURCE_ROW: pa.nulls(1, pa.int64())})
-        last = pa.table([pa.nulls(1, field.type) for field in table.schema], schema=table.schema)
-        return pa.concat_tables([table, last])
+        return self.read_with_faults(slices).table
 
     def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
-        """Read as `read`: what was committed can be read."""
-        return RowsRead(self.read(slices))
+        """Read as `read`; see `StageResults.read_with_faults`."""
+        found = self._results.read_with_faults(slices[:-1])
+        if not found.table.num_columns:
+            return RowsRead(pa.table({SOURCE_ROW: pa.nulls(1, pa.int64())}))
+        last = null_rows(found.table.schema, 1)
+        return replace(found, table=pa.concat_tables([found.table, last]))
 
     def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:
         """See `StageResults.origins`."""

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import TYPE_CHECKING, Any
 
+from batchmill.jobs import dead_letters
 from batchmill_worker.windows.aggregates import BadValue, size_of
 from batchmill_worker.windows.rules import WindowKind
 from batchmill_worker.windows.state import OpenWindow
@@ -45,7 +46,7 @@ class Refusal(StrEnum):
     TOO_MANY_WINDOWS = "too_many_windows"  # as many are open as may be
     WINDOW_FULL = "window_full"  # its window has as many rows as it may keep
     STATE_FULL = "window_state_full"  # all windows keep as many bytes as they may
-    BAD_VALUE = "bad_value"  # an aggregate cannot take it
+    BAD_VALUE = dead_letters.BAD_VALUE  # an aggregate cannot take it
 
 
 @dataclass(frozen=True, slots=True)

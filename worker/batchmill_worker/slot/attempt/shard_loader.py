@@ -13,6 +13,7 @@ import pyarrow as pa
 from batchmill.columns.lineage import lineage_of, path_at, without_lineage
 from batchmill.errors import DamagedData, NotFound, UnknownOperator
 from batchmill.jobs.shard import Shard, Slice, part_of
+from batchmill.jobs.stateful.step import StateStep
 from batchmill.operators.contract import OperatorKind
 from batchmill.sources.base import RowsRead
 from batchmill.stage_inputs.gathered_results import null_where_one_is
@@ -175,6 +176,8 @@ class ShardLoader:
         table = found.table.slice(shard.skip, shard.rows)
         loaded = LoadedShard(shard, files, definition, before, _NO_ROWS, table, lineage)
         unusable = unusable_rows(shard, found, required, stage.on_null, files.source, loaded.name_of)
+        if stage.keeps_state and StateStep.of(shard).group:
+            unusable = unusable.all_skipped()  # the shard of the first group has the same rows, and reports them
         before = before.with_unusable(unusable, shard.stage, stage.operator, self._worker, self._clock.wall())
         is_of_all = stage.is_undivided or definition.kind is OperatorKind.SHARD  # its one result is of all rows
         max_bytes = None if is_of_all else self._max_result_bytes

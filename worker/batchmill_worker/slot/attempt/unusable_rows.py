@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any, Self
 
 import pyarrow.compute as pc
 
 from batchmill.errors import InvalidRows
-from batchmill.jobs.dead_letters import INCOMPLETE, MISSING_VALUE, json_value
+from batchmill.jobs.dead_letters import BAD_VALUE, INCOMPLETE, MISSING_VALUE, json_value
 from batchmill.wording import count
 
 if TYPE_CHECKING:
@@ -37,6 +37,10 @@ class UnusableRows:
 
     dead: tuple[UnusableRow, ...]  # in input order
     skipped: frozenset[int]  # by index in the job's input
+
+    def all_skipped(self) -> Self:
+        """Return the same without failed rows: another shard reports those."""
+        return replace(self, dead=(), skipped=self.skipped.union(row.index for row in self.dead))
 
 
 def unusable_rows(
@@ -69,8 +73,8 @@ def unusable_rows(
 
 
 def _shown(bad: BadRow, table: pa.Table, place: int) -> dict[str, Any]:
-    if bad.error_type == INCOMPLETE:
-        return _as_json(table, place)
+    if bad.error_type in (INCOMPLETE, BAD_VALUE):
+        return _as_json(table, place) | json_value(bad.values)
     return {"file": bad.file, "line": bad.line, "text": bad.text}
 
 
