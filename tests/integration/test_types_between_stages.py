@@ -1,0 +1,48 @@
+"""Rows of several types between two stages: those that do not fit the rows before fail, and keep their value."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import pytest
+
+import batchmill
+from batchmill import Stage
+from support.waiting import GRACE_S, until
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+BEYOND = 2**53 + 1  # no floating-point number
+
+
+def run_in_one_shard(client: batchmill.Client, gate: Path, values: Sequence[Any]) -> batchmill.Job:
+    """Run rows one by one through a first stage, and all behind the first of them together through a second one."""
+    stream = client.submit(
+        source=batchmill.Push(gate.name), stages=[Stage("echo"), Stage("gated", gate=str(gate))], fuse=False
+    )
+    for row, value in enumerate([None, *values]):
+        client.push(gate.name, [{"id": row, "k": value}])
+        until(lambda done=row + 1: stream.status().stages[0].rows_done == done, "the row is done in the first stage")
+        until(lambda: gate.with_name(f"{gate.name}.started").exists(), "the second stage is held up")
+    gate.touch()
+    stream.drain()
+    return stream.wait(GRACE_S)
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "made", "failed"),
+    [
+        ("texts", [1, "x", 2, "y"], [None, 1, 2], {2: "x", 4: "y"}),
+        ("fractions", [BEYOND, 1.5], [None, 1.5], {1: BEYOND}),
+    ],
+)
+def test_a_row_of_another_type_than_those_before_fails_alone(
+    client: batchmill.Client, tmp_path: Path, name: str, values: list[Any], made: list[Any], failed: dict[int, Any]
+) -> None:
+    job = run_in_one_shard(client, tmp_path / name, values)
+    assert [row["k"] for row in job.results()] == made
+    letters = list(job.dead_letters())
+    assert {one.path[0]: one.row["k"] for one in letters} == failed
+    assert {(one.stage, one.error_type) for one in letters} == {(1, "bad_value")}
