@@ -73,6 +73,22 @@ def test_of_a_source_row_that_is_too_large_no_more_is_read(monkeypatch: pytest.M
     assert "source row 8" in found.bad[1].message
 
 
+def test_a_source_row_with_values_of_several_types_is_listed_with_all_of_them() -> None:
+    class Typed(Parts):
+        def read(self, slices: tuple[Slice, ...]) -> pa.Table:
+            (one,) = slices
+            found = super().read(slices)
+            texts = found["text"].to_pylist() if one.start < 4 else [4.5] * one.rows
+            return found.set_column(2, "text", pa.array(texts))
+
+    slices = (Slice(0, 0, 4, 4), Slice(0, 4, 6, 2))
+    found = GatheredResults(Typed()).read_with_faults(slices)  # type: ignore[arg-type]
+    assert found.table["text"].to_pylist() == [["a", "b"], ["c"], [None, None, None]]
+    unfit = found.bad[-1]
+    assert (unfit.place, unfit.error_type, unfit.values) == (2, "bad_value", {"text": [None, 4.5, 4.5]})
+    assert unfit.message == "column 'text': expected string, as in other rows of the shard, got double 4.5."
+
+
 def test_few_borders_are_noted_of_many_source_rows() -> None:
     rows = np.repeat(np.arange(1000), 3)
     borders = borders_of(pa.table({"source_row": rows}))

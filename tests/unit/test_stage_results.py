@@ -23,8 +23,18 @@ def parts(*columns: Any) -> list[pa.Table]:
         ((["x", None], [1], ["y"]), ["x", None, None, "y"], pa.string(), {2: 1}),
         (([None, None], [1, None], ["2", None], [3]), [None, None, 1, None, None, None, 3], pa.int64(), {4: "2"}),
         (([1, BEYOND, 3], [1.5]), [1.0, None, 3.0, 1.5], pa.float64(), {1: BEYOND}),
-        (([1.5], ["x"], [BEYOND, 2, BEYOND]), [1.5, None, None, 2.0, None], pa.float64(), {1: "x", 2: BEYOND, 4: BEYOND}),
-        (([{"a": 1}], [{"a": "x"}], [{"b": 1}]), [{"a": 1, "b": None}, None, {"a": None, "b": 1}], None, {1: {"a": "x"}}),
+        (
+            ([1.5], ["x"], [BEYOND, 2, BEYOND]),
+            [1.5, None, None, 2.0, None],
+            pa.float64(),
+            {1: "x", 2: BEYOND, 4: BEYOND},
+        ),
+        (
+            ([{"a": 1}], [{"a": "x"}], [{"b": 1}]),
+            [{"a": 1, "b": None}, None, {"a": None, "b": 1}],
+            None,
+            {1: {"a": "x"}},
+        ),
         (([[1]], [5]), [[1], None], pa.list_(pa.int64()), {1: 5}),
     ],
 )

@@ -5,16 +5,17 @@ Everything behind this seam (halving, checkpoints, dead letters, replays, batche
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
 
+from batchmill.columns import Misfit, join_what_fits, values_of
 from batchmill.columns.lineage import MEMBER_PATHS, SOURCE_PATH, SOURCE_ROW
 from batchmill.jobs.dead_letters import INCOMPLETE, TOO_LARGE
 from batchmill.ledger.formats.encodings import SourceRowBorders
-from batchmill.sources.base import BadRow, RowsRead
-from batchmill.stage_results import joined
+from batchmill.sources.base import BadRow, RowsRead, bad_values
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -42,9 +43,10 @@ class GatheredResults:
         return gathered(self._read(slices)[0])
 
     def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
-        """Read as `read`; source rows that are incomplete or too large are listed."""
-        found, too_large = self._read(slices)
+        """Read as `read`; source rows are listed that are incomplete or too large, or have values of several types."""
+        found, misfits, too_large = self._read(slices)
         table = gathered(found)
+        unfit = {one.place: one for one in bad_values(_lists_of(misfits, found))}
         rows = table[SOURCE_ROW].to_pylist() if table.num_columns else []
         bad = []
         for place, (row, is_incomplete) in enumerate(zip(rows, self._results.are_incomplete(rows), strict=True)):
@@ -54,14 +56,19 @@ class GatheredResults:
             elif is_incomplete:
                 reason = "rows that were made of it failed in an earlier stage"
                 bad.append(BadRow(place, f"source row {row}", 0, "", reason, INCOMPLETE))
+            elif place in unfit:
+                bad.append(unfit[place])
         return RowsRead(table, tuple(bad))
 
     def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:  # noqa: ARG002  # see `Source`
         """Return empty texts: a row between stages is in no file of a user."""
         return [""] * len(places)
 
-    def _read(self, slices: tuple[Slice, ...]) -> tuple[pa.Table, set[int]]:
-        """Read parts one after the other; return the rows, and which source rows are too large: not all of those."""
+    def _read(self, slices: tuple[Slice, ...]) -> tuple[pa.Table, list[Misfit], set[int]]:
+        """Read parts one after the other; return the rows, and values that they lack.
+
+        Returns also which source rows are too large: there are not all rows of those.
+        """
         tables: list[pa.Table] = []
         open_row, open_bytes = -1, 0  # the source row that the next part may continue
         for one in slices:
@@ -76,8 +83,8 @@ class GatheredResults:
             if len(starts) > 1 or int(rows[0]) != open_row:
                 open_row, open_bytes = int(rows[-1]), table.slice(table.num_rows - (len(rows) - starts[-1])).nbytes
             tables.append(table)
-        found = joined(tables)
-        return found, _too_large(found) if found.nbytes > MAX_SOURCE_ROW_BYTES else set()
+        found, misfits = join_what_fits(tables)
+        return found, misfits, _too_large(found) if found.nbytes > MAX_SOURCE_ROW_BYTES else set()
 
 
 def gathered(table: pa.Table) -> pa.Table:
@@ -132,6 +139,21 @@ def null_where_one_is(table: pa.Table, names: Sequence[str]) -> pa.Table:
             masked = pa.ListArray.from_arrays(lists.offsets, lists.values, mask=pa.array(has_null))
             table = table.set_column(table.column_names.index(name), name, masked)
     return table
+
+
+def _lists_of(misfits: Sequence[Misfit], table: pa.Table) -> list[Misfit]:
+    """Return the lists that values of these rows belong to, which do not fit: complete, by the place of their row."""
+    starts = _starts(table[SOURCE_ROW].to_numpy()) if misfits else []
+    lists: dict[tuple[int, str], Misfit] = {}
+    for one in misfits:
+        row = bisect_right(starts, one.place) - 1
+        start, end = starts[row], [*starts, table.num_rows][row + 1]
+        if (row, one.column) not in lists:
+            lists[row, one.column] = one._replace(
+                place=row, value=values_of(table[one.column].slice(start, end - start))
+            )
+        lists[row, one.column].value[one.place - start] = one.value
+    return list(lists.values())
 
 
 def _too_large(table: pa.Table) -> set[int]:

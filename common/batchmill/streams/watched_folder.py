@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Protocol
 import pyarrow as pa
 from pyarrow import fs
 
+from batchmill.columns import join_what_fits
 from batchmill.errors import InvalidSource, NotFound, StorageError, StreamUnavailable
 from batchmill.jobs.shard import Slice
 from batchmill.jobs.streams.offsets import OffsetRange, PartitionOffset, StreamOffsets
@@ -36,10 +37,9 @@ from batchmill.sources.base import (
     RowsRead,
     Splitter,
     Survey,
-    join_rows,
+    bad_rows_of,
+    bad_values,
 )
-from batchmill.sources.schemas import conform
-from batchmill.stage_results import joined
 from batchmill.streams.base import BAD_FILE
 from batchmill.streams.watched_place import WatchedPlace
 
@@ -151,8 +151,9 @@ class WatchedFolder(EndlessSource):
             number, at = _parse(OffsetRange.of(piece).last)
             fault = self._fault(number) if at == AT_FAULT else None
             parts.append(self._read(number, piece) if fault is None else _unreadable(1, *fault))
-        schema = joined([part.table for part in parts]).schema
-        return join_rows([RowsRead(conform(part.table, schema), part.bad) for part in parts], schema)
+        table, misfits = join_what_fits([part.table for part in parts])
+        bad = {one.place: one for one in (*bad_values(misfits), *bad_rows_of(parts))}
+        return RowsRead(table, tuple(bad[place] for place in sorted(bad)))
 
     def _read(self, number: int, piece: Slice) -> RowsRead:
         """Read rows of a file; those of one that has changed, or is gone, are bad rows, unless its folder is gone."""

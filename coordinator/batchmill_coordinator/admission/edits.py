@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 
-from batchmill.columns import array_as
+from batchmill.columns import array_as, rows_of
 from batchmill.columns.carried_types import reserved_column
 from batchmill.errors import InvalidRows, did_you_mean
+from batchmill.jobs.dead_letters import BAD_VALUE, json_value
 from batchmill.streams.base import BAD_MESSAGE
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Collection, Mapping
 
     from batchmill.jobs.dead_letters import DeadLetter, DeadRows
     from batchmill.jobs.replay import RowEdit
@@ -29,8 +30,9 @@ def edited(dead: DeadRows, edits: Mapping[int, RowEdit]) -> DeadRows:
     A message of a stream that was no row has no columns: its edit makes them, with the types of its values. Raises
     `InvalidRows`, naming row and column, for an unknown column of other rows or a value that does not fit its type.
     """
+    unfit = unfit_columns(dead)
     pieces = [
-        _edited_row(dead.rows.slice(place, 1), letter, edits[letter.index])
+        _edited_row(dead.rows.slice(place, 1), letter, edits[letter.index], unfit.get(letter.index, ()))
         if letter.index in edits
         else dead.rows.slice(place, 1)
         for place, letter in enumerate(dead.letters)
@@ -46,7 +48,28 @@ def edited(dead: DeadRows, edits: Mapping[int, RowEdit]) -> DeadRows:
         ) from error
 
 
-def _edited_row(row: pa.Table, letter: DeadLetter, edit: RowEdit) -> pa.Table:
+def unfit_columns(dead: DeadRows) -> dict[int, list[str]]:
+    """Return the columns of failed rows, by index, whose value only the letter has: it is not of the column's type."""
+    found = {}
+    for place, letter in enumerate(dead.letters):
+        if letter.error_type == BAD_VALUE:
+            stored = json_value(rows_of(dead.rows.slice(place, 1))[0])
+            names = [name for name in stored if name in letter.row and letter.row[name] != stored[name]]
+            if names:
+                found[letter.index] = names
+    return found
+
+
+def _edited_row(row: pa.Table, letter: DeadLetter, edit: RowEdit, unfit: Collection[str]) -> pa.Table:
+    for name in unfit:
+        if edit.row.get(name, letter.row[name]) == letter.row[name]:
+            raise InvalidRows(
+                f"the edit of row {edit.index} leaves column {name!r} the value {letter.row[name]!r:.80}, which is no "
+                f"{row.schema.field(name).type} as in other rows.",
+                hint="Give it a value of that type, or null.",
+                row=edit.index,
+                column=name,
+            )
     for name, value in edit.row.items():
         if name not in row.column_names and letter.error_type == BAD_MESSAGE and reserved_column([name]) is None:
             row = row.append_column(name, _new_column(name, value, edit.index))

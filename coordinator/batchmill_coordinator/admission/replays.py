@@ -25,7 +25,7 @@ from batchmill.jobs.stages import FIRST_STAGE, last_stage, stage_called
 from batchmill.ledger.submission import Submission
 from batchmill_coordinator.admission import chain_redo
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
-from batchmill_coordinator.admission.edits import edited
+from batchmill_coordinator.admission.edits import edited, unfit_columns
 from batchmill_coordinator.admission.fusion import without_fusion
 from batchmill_coordinator.admission.sinks import SinkAdmission
 from batchmill_coordinator.admission.uploads import Uploads
@@ -250,7 +250,8 @@ class Replays:
     def _chosen(self, record: JobRecord, stage: int, request: ReplayRequest) -> Iterator[DeadRows]:
         """The rows to run again, a shard at a time, in input order.
 
-        A line or file that was not read has no values: it is run again only with an edit. A source row of which
+        A line or file that was not read has no values, and a value of another type than those before it is not
+        among the stored rows: they are run again only with an edit. A source row of which
         a row has failed in an earlier stage is gathered only if its index is named.
         """
         edits: Mapping[int, RowEdit] = {edit.index: edit for edit in request.edits}
@@ -262,6 +263,7 @@ class Replays:
                 continue  # it was cut short: which of its rows have results is not known any more
             dead = self._dead_rows.read(record.id, shard)
             unread = {letter.index for letter in dead.letters if letter.error_type in (BAD_LINE, TOO_LARGE)}
+            unread |= unfit_columns(dead).keys()
             unread -= edits.keys()
             if choice.indices is None:
                 unread |= {letter.index for letter in dead.letters if _is_incomplete(letter, lacking)}
