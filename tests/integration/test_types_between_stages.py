@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 import batchmill
 from batchmill import Stage
+from batchmill.errors import InvalidRequest, InvalidRows
 from support.waiting import GRACE_S, until
 
 if TYPE_CHECKING:
@@ -17,6 +19,10 @@ if TYPE_CHECKING:
 BEYOND = 2**53 + 1  # no floating-point number
 
 
+def has_done(stream: batchmill.Job, rows: int) -> bool:
+    return stream.status().stages[0].rows_done == rows
+
+
 def run_in_one_shard(client: batchmill.Client, gate: Path, values: Sequence[Any]) -> batchmill.Job:
     """Run rows one by one through a first stage, and all behind the first of them together through a second one."""
     stream = client.submit(
@@ -24,8 +30,8 @@ def run_in_one_shard(client: batchmill.Client, gate: Path, values: Sequence[Any]
     )
     for row, value in enumerate([None, *values]):
         client.push(gate.name, [{"id": row, "k": value}])
-        until(lambda done=row + 1: stream.status().stages[0].rows_done == done, "the row is done in the first stage")
-        until(lambda: gate.with_name(f"{gate.name}.started").exists(), "the second stage is held up")
+        until(partial(has_done, stream, row + 1), "the row is done in the first stage")
+        until(gate.with_name(f"{gate.name}.started").exists, "the second stage is held up")
     gate.touch()
     stream.drain()
     return stream.wait(GRACE_S)
@@ -46,3 +52,11 @@ def test_a_row_of_another_type_than_those_before_fails_alone(
     letters = list(job.dead_letters())
     assert {one.path[0]: one.row["k"] for one in letters} == failed
     assert {(one.stage, one.error_type) for one in letters} == {(1, "bad_value")}
+    with pytest.raises(InvalidRequest, match="no dead letters to replay"):
+        job.replay()
+    with pytest.raises(InvalidRows, match="leaves column 'k' the value"):
+        job.replay(edits={letters[0].index: {"id": 0}})
+    edits = {one.index: {"k": one.path[0] + 100} for one in letters}
+    job.replay(edits=edits).wait(GRACE_S)
+    corrected = {row["source_row"]: row["k"] for row in job.results()}
+    assert corrected == dict(enumerate([None, *values])) | {row: row + 100 for row in failed}

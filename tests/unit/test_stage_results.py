@@ -51,6 +51,6 @@ def test_columns_that_a_part_lacks_are_null() -> None:
     table, misfits = join_what_fits([pa.table({"a": [1], "b": ["x"]}), pa.table({"b": [2], "c": [3]})])
     assert table.to_pylist() == [{"a": 1, "b": "x", "c": None}, {"a": None, "b": None, "c": 3}]
     assert [tuple(one) for one in misfits] == [
-        (1, "b", 2, "column 'b': expected string, as in other rows of the shard, got int64 2")
+        (1, "b", pa.int64(), 2, "column 'b': expected string, as in other rows of the shard, got int64 2")
     ]
     assert join_what_fits([])[0].num_columns == 0

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pytest
 
+from batchmill.columns import join_what_fits
 from batchmill.jobs.stateful.step import StateStep
 from batchmill_worker.engine.state_executor import StatefulRows
 from batchmill_worker.operators.window import Window
@@ -25,10 +26,11 @@ class Steps:
         self.numbers = count(1)
         self.before = ""
 
-    def run(self, rows: dict[str, Any], *, is_last: bool = False) -> StatefulResults:
+    def run(self, *parts: dict[str, Any], is_last: bool = False) -> StatefulResults:
         before, name = self.before, f"{next(self.numbers)}-a1"
+        rows, unfit = join_what_fits([pa.table(part) for part in parts])
         found: StatefulResults = Window(**self.params).infer(  # without a state in memory
-            StatefulRows(pa.table(rows), StateStep(before, is_last=is_last), before, name, lambda: self.states[before])
+            StatefulRows(rows, StateStep(before, is_last=is_last), before, name, lambda: self.states[before], unfit)
         )
         self.states[name] = found.state
         self.before = name
@@ -47,6 +49,32 @@ def test_a_value_whose_type_does_not_fit_the_rows_before_is_at_fault_alone() -> 
     last = run.run({"k": [1], "v": [4]}, is_last=True)
     made = last.results.sort_by("k").to_pydict()
     assert (made["k"], made["most"]) == ([1, 2, None], [4, 2, 2])
+
+
+def test_parts_of_several_types_are_in_windows_as_if_each_were_a_shard() -> None:
+    parts: list[dict[str, Any]] = [{"k": [1]}, {"k": ["x", None]}, {"k": [2, 1]}, {"k": ["y", "z"], "v": [7, 8]}]
+    parts += [{"k": [2.5]}, {"k": [2**53 + 1, 1]}, {"k": [[1]]}, {"k": [2]}]
+    apart, together = steps(by="k"), steps(by="k")
+    errors: dict[int, str] = {}
+    place = 0
+    for part in parts:
+        found = apart.run(part)
+        errors |= {place + at: kind for at, (kind, _) in found.errors.items()}
+        place += len(part["k"])
+    found = together.run(*parts)
+    assert {at: kind for at, (kind, _) in found.errors.items()} == errors
+    assert sorted(errors) == [1, 5, 6, 10]
+    made = [run.run({"k": [1]}, is_last=True).results.sort_by("k").to_pylist() for run in (apart, together)]
+    assert made[0] == made[1]
+    assert [(row["k"], row["n"]) for row in made[0]] == [(1, 4), (2, 2), (2.5, 1), (float(2**53), 1), (None, 1)]
+
+
+def test_the_type_of_the_shards_before_counts_not_that_of_the_first_part() -> None:
+    run = steps(by="k")
+    run.run({"k": [1]})
+    found = run.run({"k": ["x"]}, {"k": [1, 2]}, {"k": ["y"]})
+    message = "column 'k': expected int64, as in the rows before, got string"
+    assert found.errors == {0: ("bad_value", message), 3: ("bad_value", message)}
 
 
 @pytest.mark.parametrize("kind", [pa.int64(), pa.uint64()])

@@ -40,6 +40,7 @@ class Misfit(NamedTuple):
 
     place: int  # of its row
     column: str
+    type: pa.DataType  # of the value
     value: Any
     reason: str  # a clause
 
@@ -113,7 +114,7 @@ def join_what_fits(tables: Sequence[pa.Table]) -> tuple[pa.Table, list[Misfit]]:
 def _misfit(name: str, kind: pa.DataType, column: pa.ChunkedArray, place: int, first: int) -> Misfit:
     value = values_of(column.slice(place, 1))[0]
     reason = f"column {name!r}: expected {kind}, as in other rows of the shard, got {column.type} {value!r:.80}"
-    return Misfit(first + place, name, value, reason)
+    return Misfit(first + place, name, column.type, value, reason)
 
 
 def _what_fits(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[pa.ChunkedArray, list[int]]:

@@ -138,6 +138,7 @@ class RowsRead:
 
     table: pa.Table
     bad: tuple[BadRow, ...] = ()  # by place
+    unfit: tuple[Misfit, ...] = ()  # values that rows lack, by place, of a stage that itself finds which are at fault
 
 
 class RowReader(Protocol):

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from batchmill.columns import join_what_fits
 from batchmill.columns.lineage import SOURCE_ROW
 from batchmill.sources.base import RowsRead, null_rows
 
@@ -28,12 +28,14 @@ class StateRows:
         return self.read_with_faults(slices).table
 
     def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
-        """Read as `read`; see `StageResults.read_with_faults`."""
-        found = self._results.read_with_faults(slices[:-1])
-        if not found.table.num_columns:
+        """Read as `read`; values are listed that have another type than those of the parts before.
+
+        No row is at fault for that: it depends on the rows of earlier shards, and on the columns that a stage uses.
+        """
+        table, misfits = join_what_fits(self._results.tables(slices[:-1]))
+        if not table.num_columns:
             return RowsRead(pa.table({SOURCE_ROW: pa.nulls(1, pa.int64())}))
-        last = null_rows(found.table.schema, 1)
-        return replace(found, table=pa.concat_tables([found.table, last]))
+        return RowsRead(pa.concat_tables([table, null_rows(table.schema, 1)]), unfit=tuple(misfits))
 
     def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:
         """See `StageResults.origins`."""

@@ -11,8 +11,10 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from batchmill.columns import array_as, array_of
+from batchmill.columns import rows_of as table_rows
 from batchmill.columns.carried_types import RESERVED_PREFIX, reserved_column
 from batchmill.columns.widening import TypeConflictError
+from batchmill.jobs.dead_letters import json_value
 from batchmill.sources.base import BadRow, RowsRead, bad_rows_of
 from batchmill.sources.formats.json_format import MAX_NESTING, JsonLinesFormat, is_too_deep
 from batchmill.stage_results import joined
@@ -168,8 +170,20 @@ def united(parts: Sequence[RowsRead], types: Mapping[str, pa.DataType], where: s
         problems |= {place: reason for place, reason in faults.items() if place not in problems}
     known = bad_rows_of(parts)
     at_fault = {one.place for one in known}
-    bad = [BadRow(place, where, 0, "", why, BAD_MESSAGE) for place, why in problems.items() if place not in at_fault]
+    bad = [
+        BadRow(place, where, 0, _row_at(tables, place), why, BAD_MESSAGE)
+        for place, why in problems.items()
+        if place not in at_fault
+    ]
     return RowsRead(pa.table(columns), tuple(sorted([*known, *bad], key=lambda one: one.place)))
+
+
+def _row_at(tables: Sequence[pa.Table], place: int) -> str:
+    for table in tables:
+        if place < table.num_rows:
+            return json.dumps(json_value(table_rows(table.slice(place, 1))[0]))[:SHOWN_BYTES]
+        place -= table.num_rows
+    raise IndexError(place)
 
 
 def _united_column(

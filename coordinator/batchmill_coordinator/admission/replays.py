@@ -23,6 +23,7 @@ from batchmill.jobs.shard import format_shard_id
 from batchmill.jobs.sink import PUBLISH_OPERATOR, STORE_OPERATOR, amending
 from batchmill.jobs.stages import FIRST_STAGE, last_stage, stage_called
 from batchmill.ledger.submission import Submission
+from batchmill.streams.base import BAD_MESSAGE, LOST_MESSAGE
 from batchmill_coordinator.admission import chain_redo
 from batchmill_coordinator.admission.acceptance import accept, tenant_key
 from batchmill_coordinator.admission.edits import edited, unfit_columns
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     from batchmill.workspace import Workspace
     from batchmill_coordinator.inspection.inspector import Inspector
     from batchmill_coordinator.results.dead_rows import DeadRowStore
+
+_UNREAD = (BAD_LINE, BAD_MESSAGE, LOST_MESSAGE, TOO_LARGE)
 
 
 class Replays:
@@ -250,9 +253,9 @@ class Replays:
     def _chosen(self, record: JobRecord, stage: int, request: ReplayRequest) -> Iterator[DeadRows]:
         """The rows to run again, a shard at a time, in input order.
 
-        A line or file that was not read has no values, and a value of another type than those before it is not
-        among the stored rows: they are run again only with an edit. A source row of which
-        a row has failed in an earlier stage is gathered only if its index is named.
+        A line, file or message that was not read has no values, and one of another type than those before it is only in
+        the letter of its row: such rows are run again only with an edit. A source row of which a row has failed in an
+        earlier stage is gathered only if its index is named.
         """
         edits: Mapping[int, RowEdit] = {edit.index: edit for edit in request.edits}
         only_edits = bool(edits) and request.indices is None and request.error_type is None
@@ -262,7 +265,7 @@ class Replays:
             if shard.plan:
                 continue  # it was cut short: which of its rows have results is not known any more
             dead = self._dead_rows.read(record.id, shard)
-            unread = {letter.index for letter in dead.letters if letter.error_type in (BAD_LINE, TOO_LARGE)}
+            unread = {letter.index for letter in dead.letters if letter.error_type in _UNREAD}
             unread |= unfit_columns(dead).keys()
             unread -= edits.keys()
             if choice.indices is None:
@@ -377,5 +380,6 @@ def _require_all(record: JobRecord, request: ReplayRequest, places: list[int]) -
             f"job {record.id} has no dead letters to replay"
             + (f" in the stage {request.stage!r}" if request.stage else "")
             + (f" of type {request.error_type!r}." if request.error_type else "."),
-            hint=f"`batchmill dead {record.id}` lists what it has.",
+            hint=f"`batchmill dead {record.id}` lists what it has. Rows that could not be read, or whose value is of "
+            "another type than those before, need an edit.",
         )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+    from batchmill.columns import Misfit
     from batchmill.jobs.shard import ShardRef
     from batchmill.jobs.stateful.step import StateStep
     from batchmill.operators.contract import OperatorDefinition, RowError
@@ -59,6 +60,7 @@ class ShardTask:
     begun: answers that an earlier attempt has begun, in the same way.
     max_bytes: of results, beyond which to stop after the batch that passes it; None: no limit.
     step: what the shard is in the sequence of those of a stage that keeps state.
+    unfit: values that the rows of such a stage lack, as in `RowsRead`.
     save: stores what is settled so far, for the next attempt if this one is lost; None: nobody does. It does not raise.
     """
 
@@ -76,6 +78,7 @@ class ShardTask:
     max_bytes: int | None = None
     save: Callable[[ShardResult], None] | None = None
     step: StateStep | None = None
+    unfit: Sequence[Misfit] = ()
 
 
 @dataclass(frozen=True, slots=True)

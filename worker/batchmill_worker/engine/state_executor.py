@@ -7,9 +7,11 @@ commits, under the attempt's name; see `batchmill.jobs.stateful.step`.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from itertools import groupby
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
+import pyarrow as pa
 
 from batchmill.columns import rows_of
 from batchmill.jobs.dead_letters import json_value
@@ -22,11 +24,10 @@ from batchmill_worker.runtime.failures import DeadRow, Failure
 from batchmill_worker.runtime.trace import NO_TRACE, Phase, Recorder
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
-
-    import pyarrow as pa
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from batchmill.clock import Clock
+    from batchmill.columns import Misfit
     from batchmill.jobs.stateful.step import StateStep
     from batchmill.storage.blobs import BlobStore
     from batchmill_worker.engine.executor import ShardTask
@@ -43,6 +44,7 @@ class StatefulRows:
         before: The name of the state to begin with; empty: there is none.
         name: The name of the state that it leaves. An operator may keep a state in memory by its name.
         load: Reads the state to begin with.
+        unfit: Values that rows lack, by place: they have another type than those of their column.
     """
 
     rows: pa.Table
@@ -50,6 +52,27 @@ class StatefulRows:
     before: str
     name: str
     load: Callable[[], bytes]
+    unfit: Sequence[Misfit] = ()
+
+    def runs(self) -> Iterator[tuple[int, pa.Table]]:
+        """Yield the rows with all of their values, in runs with columns of one type each, and where a run begins."""
+        if not self.unfit:
+            yield 0, self.rows
+            return
+        unfit: dict[int, list[Misfit]] = {}
+        for one in self.unfit:
+            unfit.setdefault(one.place, []).append(one)
+
+        def types(place: int) -> list[tuple[str, pa.DataType]]:
+            return [(one.column, one.type) for one in unfit.get(place, ())]
+
+        for columns, run in groupby(range(self.rows.num_rows), key=types):
+            places = list(run)
+            part = self.rows.slice(places[0], len(places))
+            for at, (name, kind) in enumerate(columns):
+                values = pa.array([unfit[place][at].value for place in places], kind)
+                part = part.set_column(part.column_names.index(name), name, values)
+            yield places[0], part
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +116,12 @@ class StateExecutor:
         own = state_name(ref.job_id, ref.stage, part_of(ref.shard_id, ref.token))
         before = state_name(ref.job_id, ref.stage, step.before) if step.before else ""
         given = StatefulRows(
-            table.slice(0, table.num_rows - 1), step, before, own, lambda: self._blobs.get(before).to_pybytes()
+            table.slice(0, table.num_rows - 1),
+            step,
+            before,
+            own,
+            lambda: self._blobs.get(before).to_pybytes(),
+            task.unfit,
         )
         started = self._clock.monotonic()
         usage = task.usage or DeviceTimeMeter().open()
@@ -110,9 +138,13 @@ class StateExecutor:
         busy_s = self._clock.monotonic() - started
         every = np.arange(table.num_rows, dtype=np.int64)
         timing = BatchTiming(table.num_rows, table.num_rows, table.num_rows, busy_s)
+        lacking: dict[int, dict[str, Any]] = {}
+        for one in task.unfit:
+            lacking.setdefault(one.place, {})[one.column] = one.value
         dead = tuple(
-            DeadRow(place, Failure(kind, message, ""), json_value(rows_of(table.slice(place, 1))[0]))
+            DeadRow(place, Failure(kind, message, ""), json_value(row | lacking.get(place, {})))
             for place, (kind, message) in sorted(found.errors.items())
+            for row in rows_of(table.slice(place, 1))
         )
         sources = np.repeat(every, found.counts)
         made = tuple(found.results.column_names)

@@ -87,33 +87,35 @@ class Window:
     def infer(self, shard: StatefulRows) -> StatefulResults:
         """Put the rows of a shard into their windows."""
         state, schema = self._state(shard)
-        (schema, unfit), first, step = used_schema(shard.rows, self._columns, schema), state.firings, shard.step
+        first, step = state.firings, shard.step
         windows = Windows(self._rule, list(self._aggregates.values()), state, self._limits)
         firings: list[Firing] = []
         counts = [0] * (shard.rows.num_rows + 1)
         owed = 0  # of what fires at rows that fail: it is made of the next row
         errors: dict[int, tuple[str, str]] = {}
-        times = times_of(shard.rows, self._time) if self._time else [step.now_ms] * shard.rows.num_rows
-        partitions = texts_in(shard.rows, self._partition) if self._partition else None
-        no_time = self._without_time(shard.rows.column_names)
-        places, rows = _rows_of_group(shard.rows, self._by, step)
-        passing = PassingRows(times, partitions)
-        for place, row in zip(places, rows_in(rows, self._columns, schema), strict=True):
-            windows.pass_by(*passing.until(place), step.now_ms)
-            partition = "" if partitions is None else partitions[place]
-            arrival = self._arrival(row, times[place], partition, unfit, no_time)
-            if isinstance(arrival, str):
-                errors[place] = (Refusal.BAD_VALUE, arrival)
-                windows.pass_by(1, _moves(partition, times[place]), step.now_ms)
-                continue
-            fired, refused = windows.add(arrival, step.now_ms)
-            firings += fired
-            owed += len(fired)
-            if refused is not None:
-                errors[place] = (refused.why, refused.message)
-            else:
-                counts[place], owed = owed, 0
-        windows.pass_by(*passing.until(shard.rows.num_rows), step.now_ms)
+        for start, run in shard.runs():
+            schema, unfit = used_schema(run, self._columns, schema)
+            times = times_of(run, self._time) if self._time else [step.now_ms] * run.num_rows
+            partitions = texts_in(run, self._partition) if self._partition else None
+            no_time = self._without_time(run.column_names)
+            places, rows = _rows_of_group(run, self._by, step)
+            passing = PassingRows(times, partitions)
+            for place, row in zip(places, rows_in(rows, self._columns, schema), strict=True):
+                windows.pass_by(*passing.until(place), step.now_ms)
+                partition = "" if partitions is None else partitions[place]
+                arrival = self._arrival(row, times[place], partition, unfit, no_time)
+                if isinstance(arrival, str):
+                    errors[start + place] = (Refusal.BAD_VALUE, arrival)
+                    windows.pass_by(1, _moves(partition, times[place]), step.now_ms)
+                    continue
+                fired, refused = windows.add(arrival, step.now_ms)
+                firings += fired
+                owed += len(fired)
+                if refused is not None:
+                    errors[start + place] = (refused.why, refused.message)
+                else:
+                    counts[start + place], owed = owed, 0
+            windows.pass_by(*passing.until(run.num_rows), step.now_ms)
         ended = windows.flush() if step.is_last else windows.tick(step.now_ms)
         counts[-1] = owed + len(ended)
         numbers = range(first * step.groups + step.group, state.firings * step.groups + step.group, step.groups)

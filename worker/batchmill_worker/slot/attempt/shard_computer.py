@@ -72,6 +72,7 @@ class ShardComputer:
                 max_bytes=loaded.max_new_bytes,
                 save=save,
                 step=StateStep.of(loaded.shard) if definition.keeps_state else None,
+                unfit=loaded.unfit,
             )
 
             def compute(rows: pa.Table) -> ShardResult:

@@ -13,7 +13,6 @@ import pyarrow as pa
 from batchmill.columns.lineage import lineage_of, path_at, without_lineage
 from batchmill.errors import DamagedData, NotFound, UnknownOperator
 from batchmill.jobs.shard import Shard, Slice, part_of
-from batchmill.jobs.stateful.step import StateStep
 from batchmill.operators.contract import OperatorKind
 from batchmill.sources.base import RowsRead
 from batchmill.stage_inputs.gathered_results import null_where_one_is
@@ -26,6 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.clock import Clock
+    from batchmill.columns import Misfit
     from batchmill.jobs.job import StageSpec
     from batchmill.ledger import Claim
     from batchmill.operators.contract import OperatorDefinition
@@ -55,6 +55,7 @@ class LoadedShard:
     handed: pa.Table | None = None  # all of its rows, where this attempt has made them in the stage before
     max_bytes: int | None = None  # of results that are committed at once; None: all are
     is_limited: bool = False  # whether only some of the rows left are pending, see `rows_to_run`
+    unfit: tuple[Misfit, ...] = ()  # values that the rows lack, as in `RowsRead`: such a shard is never divided
     early: Event = field(default_factory=Event)  # set once the ledger knows this attempt's own checkpoint
 
     @property
@@ -174,10 +175,8 @@ class ShardLoader:
         if stage.gathers:
             found = replace(found, table=null_where_one_is(found.table, required))
         table = found.table.slice(shard.skip, shard.rows)
-        loaded = LoadedShard(shard, files, definition, before, _NO_ROWS, table, lineage)
+        loaded = LoadedShard(shard, files, definition, before, _NO_ROWS, table, lineage, unfit=found.unfit)
         unusable = unusable_rows(shard, found, required, stage.on_null, files.source, loaded.name_of)
-        if stage.keeps_state and StateStep.of(shard).group:
-            unusable = unusable.all_skipped()  # the shard of the first group has the same rows, and reports them
         before = before.with_unusable(unusable, shard.stage, stage.operator, self._worker, self._clock.wall())
         is_of_all = stage.is_undivided or definition.kind is OperatorKind.SHARD  # its one result is of all rows
         max_bytes = None if is_of_all else self._max_result_bytes

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, Self
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
@@ -37,10 +37,6 @@ class UnusableRows:
 
     dead: tuple[UnusableRow, ...]  # in input order
     skipped: frozenset[int]  # by index in the job's input
-
-    def all_skipped(self) -> Self:
-        """Return the same without failed rows: another shard reports those."""
-        return replace(self, dead=(), skipped=self.skipped.union(row.index for row in self.dead))
 
 
 def unusable_rows(
