@@ -81,8 +81,8 @@ class StageResults:
 
     def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
         """Read as `read`; rows with values that have another type than those of the parts before are listed."""
-        table, misfits = join_what_fits(self.tables(slices))
-        return RowsRead(table, bad_values(misfits))
+        table, unfit = join_what_fits(self.tables(slices))
+        return RowsRead(table, bad_values(unfit))
 
     def tables(self, slices: Sequence[Slice]) -> list[pa.Table]:
         """Read the rows of each of these slices. Raises as `read`."""

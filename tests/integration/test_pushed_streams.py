@@ -219,7 +219,7 @@ def test_rows_whose_types_differ_from_those_before_are_bad_rows(
     assert isinstance(split, InputSplit)
     found = stream.read_with_faults(split.slices)
     assert found.table.to_pydict() == {"n": [1, None, 3, None], "other": [None, None, None, [1]]}
-    assert [one.place for one in found.bad] == [1]
+    assert [(one.place, one.text) for one in found.bad] == [(1, '{"n": "two"}')]
 
 
 def test_rows_without_columns_are_refused(pushes: Pushes) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 
 import batchmill
+from batchmill.errors import InvalidRequest
 from batchmill.ledger.scripting.connection import connect
 from support.waiting import until
 
@@ -81,6 +82,8 @@ def test_a_message_that_is_no_row_is_a_dead_letter_that_can_be_replayed(
     assert texts(list(stream.results())) == ["good", "also good"]
     dead = {letter.index: letter.error_type for letter in stream.dead_letters()}
     assert dead == {1: "BadMessage", 2: "MissingValue"}
+    with pytest.raises(InvalidRequest, match="not among the dead letters"):  # it has no values without an edit
+        stream.replay([1])
     stream.replay([2], edits={2: {"text": "repaired"}}).wait(60)
     assert texts(list(stream.results())) == ["good", "repaired", "also good"]
 

@@ -2,12 +2,30 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
 
+from pydantic import BaseModel
+
+from batchmill.clock import SystemClock
 from batchmill.columns import join_what_fits
+from batchmill.columns.lineage import without_lineage
+from batchmill.jobs.shard import ShardId, ShardRef, Slice
+from batchmill.jobs.stateful.step import StateStep
+from batchmill.operators.contract import OperatorDefinition
+from batchmill.stage_inputs.state_rows import StateRows
+from batchmill.storage.blobs import BlobStore
+from batchmill.storage.locations import UNRESTRICTED, Locations
+from batchmill_worker.engine.executor import ShardTask
+from batchmill_worker.engine.state_executor import StateExecutor
+from batchmill_worker.models.ready_operator import ReadyOperator
+from batchmill_worker.operators.window import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
 
 BEYOND = 2**53 + 1  # no floating-point number
 
@@ -41,16 +59,37 @@ def parts(*columns: Any) -> list[pa.Table]:
 def test_the_first_part_decides_which_type_a_column_has(
     columns: tuple[list[Any], ...], kept: list[Any], kind: pa.DataType | None, unfit: dict[int, Any]
 ) -> None:
-    table, misfits = join_what_fits(parts(*columns))
+    table, found = join_what_fits(parts(*columns))
     assert table["k"].to_pylist() == kept
     assert kind is None or table["k"].type == kind
-    assert {one.place: one.value for one in misfits} == unfit
+    assert {one.place: one.value for one in found} == unfit
 
 
 def test_columns_that_a_part_lacks_are_null() -> None:
-    table, misfits = join_what_fits([pa.table({"a": [1], "b": ["x"]}), pa.table({"b": [2], "c": [3]})])
+    table, unfit = join_what_fits([pa.table({"a": [1], "b": ["x"]}), pa.table({"b": [2], "c": [3]})])
     assert table.to_pylist() == [{"a": 1, "b": "x", "c": None}, {"a": None, "b": None, "c": 3}]
-    assert [tuple(one) for one in misfits] == [
+    assert [tuple(one) for one in unfit] == [
         (1, "b", pa.int64(), 2, "column 'b': expected string, as in other rows of the shard, got int64 2")
     ]
     assert join_what_fits([])[0].num_columns == 0
+
+
+class Parts:
+    """Stands for the results of a stage: two parts, whatever slices are asked for."""
+
+    def tables(self, slices: Sequence[Slice]) -> list[pa.Table]:  # noqa: ARG002
+        return [pa.table({"source_row": [0, 1], "k": [1, 2]}), pa.table({"source_row": [2, 3], "k": ["x", None]})]
+
+
+def test_a_row_that_fails_in_a_stage_that_keeps_state_has_its_value(tmp_path: Path) -> None:
+    step = StateStep(is_last=True)
+    found = StateRows(Parts()).read_with_faults((Slice(0, 0, 4, 4), step.slice()))  # type: ignore[arg-type]
+    assert found.table["k"].to_pylist() == [1, 2, None, None, None]
+    assert found.bad == ()
+    made: Any = Window(by="k", count=10)
+    window = ReadyOperator(OperatorDefinition("window", lambda: made, BaseModel), made)
+    task = ShardTask(ref=ShardRef("job-1", 1, ShardId((0,)), 1), step=step, unfit=found.unfit)
+    executor = StateExecutor(BlobStore.open(str(tmp_path), Locations(UNRESTRICTED)), SystemClock())
+    result = executor.run(window, without_lineage(found.table), task)
+    assert [(one.index, one.failure.error_type, one.row) for one in result.dead] == [(2, "bad_value", {"k": "x"})]
+    assert result.table["k"].to_pylist() == [1, 2, None]

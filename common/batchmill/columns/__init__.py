@@ -14,8 +14,8 @@ from batchmill.columns.from_values import MixedValuesError, array_as, array_of, 
 from batchmill.columns.python_values import rows_of, values_of
 from batchmill.columns.schema_text import decode_schema, encode_schema
 from batchmill.columns.widening import (
-    Misfit,
     TypeConflictError,
+    UnfitValue,
     join_what_fits,
     widen_schemas,
     widen_table,
@@ -25,9 +25,9 @@ from batchmill.columns.widening import (
 __all__ = [
     "RESERVED_PREFIX",
     "ColumnTooLargeError",
-    "Misfit",
     "MixedValuesError",
     "TypeConflictError",
+    "UnfitValue",
     "UnsupportedColumnError",
     "array_as",
     "array_of",

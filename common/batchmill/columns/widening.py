@@ -35,7 +35,7 @@ class TypeConflictError(TypeError):
         self.found = found
 
 
-class Misfit(NamedTuple):
+class UnfitValue(NamedTuple):
     """A value that the type of its column does not hold."""
 
     place: int  # of its row
@@ -87,7 +87,7 @@ def widen_table(table: pa.Table, schema: pa.Schema) -> pa.Table:
     return pa.table(columns, schema=schema)
 
 
-def join_what_fits(tables: Sequence[pa.Table]) -> tuple[pa.Table, list[Misfit]]:
+def join_what_fits(tables: Sequence[pa.Table]) -> tuple[pa.Table, list[UnfitValue]]:
     """Append tables to each other; a column that one lacks is null in its rows, and so is a value that does not fit.
 
     The type of a column is that of the first table that has it, widened by those of the tables behind that it can be
@@ -98,27 +98,29 @@ def join_what_fits(tables: Sequence[pa.Table]) -> tuple[pa.Table, list[Misfit]]:
         before = kinds.setdefault(field.name, field.type)
         kinds[field.name] = widen_types(before, field.type) or before
     schema = pa.schema(list(kinds.items()))
-    pieces, misfits, first = [schema.empty_table()], list[Misfit](), 0
+    pieces, unfit, first = list[pa.Table](), list[UnfitValue](), 0
     for table in tables:
         columns = []
         for name, kind in kinds.items():
             column = table[name] if name in table.column_names else pa.chunked_array([pa.nulls(table.num_rows, kind)])
             fitting, places = _what_fits(column, kind)
             columns.append(fitting)
-            misfits += (_misfit(name, kind, column, place, first) for place in places)
+            unfit += (_unfit_value(name, kind, column, place, first) for place in places)
         pieces.append(pa.table(columns, schema=schema))
         first += table.num_rows
-    return pa.concat_tables(pieces), sorted(misfits, key=lambda one: one.place)
+    return pa.concat_tables(pieces) if pieces else schema.empty_table(), sorted(unfit, key=lambda one: one.place)
 
 
-def _misfit(name: str, kind: pa.DataType, column: pa.ChunkedArray, place: int, first: int) -> Misfit:
+def _unfit_value(name: str, kind: pa.DataType, column: pa.ChunkedArray, place: int, first: int) -> UnfitValue:
     value = values_of(column.slice(place, 1))[0]
     reason = f"column {name!r}: expected {kind}, as in other rows of the shard, got {column.type} {value!r:.80}"
-    return Misfit(first + place, name, column.type, value, reason)
+    return UnfitValue(first + place, name, column.type, value, reason)
 
 
 def _what_fits(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[pa.ChunkedArray, list[int]]:
     """Return a column with this type, null where a value does not fit, and where that is."""
+    if column.type.equals(kind):
+        return column, []
     if widen_types(kind, column.type) is not None:  # Arrow would also make numbers of texts
         try:
             return column.cast(kind), []

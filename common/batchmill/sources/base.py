@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
     from types import TracebackType
 
-    from batchmill.columns import Misfit
+    from batchmill.columns import UnfitValue
     from batchmill.jobs.shard import Slice
 
 MAX_SLICES = 256  # of a split, so that the ledger's entry stays small
@@ -138,7 +138,7 @@ class RowsRead:
 
     table: pa.Table
     bad: tuple[BadRow, ...] = ()  # by place
-    unfit: tuple[Misfit, ...] = ()  # values that rows lack, by place, of a stage that itself finds which are at fault
+    unfit: tuple[UnfitValue, ...] = ()  # values that rows lack, by place; the stage finds which are at fault
 
 
 class RowReader(Protocol):
@@ -246,10 +246,10 @@ def join_rows(parts: Sequence[RowsRead], schema: pa.Schema) -> RowsRead:
     return RowsRead(pa.concat_tables(tables) if tables else schema.empty_table(), bad_rows_of(parts))
 
 
-def bad_values(misfits: Sequence[Misfit]) -> tuple[BadRow, ...]:
+def bad_values(unfit: Sequence[UnfitValue]) -> tuple[BadRow, ...]:
     """Return the rows with values that do not fit, which are in order, as bad rows."""
     bad: list[BadRow] = []
-    for place, found in groupby(misfits, key=lambda one: one.place):
+    for place, found in groupby(unfit, key=lambda one: one.place):
         of_row = list(found)
         values = {one.column: one.value for one in of_row}
         bad.append(BadRow(place, "", 0, "", of_row[0].reason, BAD_VALUE, values))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import pyarrow as pa
 
-from batchmill.columns import Misfit, join_what_fits, values_of
+from batchmill.columns import UnfitValue, join_what_fits, values_of
 from batchmill.columns.lineage import MEMBER_PATHS, SOURCE_PATH, SOURCE_ROW
 from batchmill.jobs.dead_letters import INCOMPLETE, TOO_LARGE
 from batchmill.ledger.formats.encodings import SourceRowBorders
@@ -44,9 +44,9 @@ class GatheredResults:
 
     def read_with_faults(self, slices: tuple[Slice, ...]) -> RowsRead:
         """Read as `read`; source rows are listed that are incomplete or too large, or have values of several types."""
-        found, misfits, too_large = self._read(slices)
+        found, unfit_values, too_large = self._read(slices)
         table = gathered(found)
-        unfit = {one.place: one for one in bad_values(_lists_of(misfits, found))}
+        unfit = {one.place: one for one in bad_values(_lists_of(unfit_values, found))}
         rows = table[SOURCE_ROW].to_pylist() if table.num_columns else []
         bad = []
         for place, (row, is_incomplete) in enumerate(zip(rows, self._results.are_incomplete(rows), strict=True)):
@@ -64,7 +64,7 @@ class GatheredResults:
         """Return empty texts: a row between stages is in no file of a user."""
         return [""] * len(places)
 
-    def _read(self, slices: tuple[Slice, ...]) -> tuple[pa.Table, list[Misfit], set[int]]:
+    def _read(self, slices: tuple[Slice, ...]) -> tuple[pa.Table, list[UnfitValue], set[int]]:
         """Read parts one after the other; return the rows, and values that they lack.
 
         Returns also which source rows are too large: there are not all rows of those.
@@ -83,8 +83,8 @@ class GatheredResults:
             if len(starts) > 1 or int(rows[0]) != open_row:
                 open_row, open_bytes = int(rows[-1]), table.slice(table.num_rows - (len(rows) - starts[-1])).nbytes
             tables.append(table)
-        found, misfits = join_what_fits(tables)
-        return found, misfits, _too_large(found) if found.nbytes > MAX_SOURCE_ROW_BYTES else set()
+        found, unfit = join_what_fits(tables)
+        return found, unfit, _too_large(found) if found.nbytes > MAX_SOURCE_ROW_BYTES else set()
 
 
 def gathered(table: pa.Table) -> pa.Table:
@@ -141,11 +141,11 @@ def null_where_one_is(table: pa.Table, names: Sequence[str]) -> pa.Table:
     return table
 
 
-def _lists_of(misfits: Sequence[Misfit], table: pa.Table) -> list[Misfit]:
+def _lists_of(unfit: Sequence[UnfitValue], table: pa.Table) -> list[UnfitValue]:
     """Return the lists that values of these rows belong to, which do not fit: complete, by the place of their row."""
-    starts = _starts(table[SOURCE_ROW].to_numpy()) if misfits else []
-    lists: dict[tuple[int, str], Misfit] = {}
-    for one in misfits:
+    starts = _starts(table[SOURCE_ROW].to_numpy()) if unfit else []
+    lists: dict[tuple[int, str], UnfitValue] = {}
+    for one in unfit:
         row = bisect_right(starts, one.place) - 1
         start, end = starts[row], [*starts, table.num_rows][row + 1]
         if (row, one.column) not in lists:

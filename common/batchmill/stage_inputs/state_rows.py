@@ -32,10 +32,10 @@ class StateRows:
 
         No row is at fault for that: it depends on the rows of earlier shards, and on the columns that a stage uses.
         """
-        table, misfits = join_what_fits(self._results.tables(slices[:-1]))
+        table, unfit = join_what_fits(self._results.tables(slices[:-1]))
         if not table.num_columns:
             return RowsRead(pa.table({SOURCE_ROW: pa.nulls(1, pa.int64())}))
-        return RowsRead(pa.concat_tables([table, null_rows(table.schema, 1)]), unfit=tuple(misfits))
+        return RowsRead(pa.concat_tables([table, null_rows(table.schema, 1)]), unfit=tuple(unfit))
 
     def origins(self, slices: Sequence[Slice], places: Sequence[int]) -> list[str]:
         """See `StageResults.origins`."""

@@ -151,8 +151,8 @@ class WatchedFolder(EndlessSource):
             number, at = _parse(OffsetRange.of(piece).last)
             fault = self._fault(number) if at == AT_FAULT else None
             parts.append(self._read(number, piece) if fault is None else _unreadable(1, *fault))
-        table, misfits = join_what_fits([part.table for part in parts])
-        bad = {one.place: one for one in (*bad_values(misfits), *bad_rows_of(parts))}
+        table, unfit = join_what_fits([part.table for part in parts])
+        bad = {one.place: one for one in (*bad_values(unfit), *bad_rows_of(parts))}
         return RowsRead(table, tuple(bad[place] for place in sorted(bad)))
 
     def _read(self, number: int, piece: Slice) -> RowsRead:

@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from batchmill_coordinator.results.dead_rows import DeadRowStore
 
 _UNREAD = (BAD_LINE, BAD_MESSAGE, LOST_MESSAGE, TOO_LARGE)
+_BY_EDITS = "Rows that could not be read, or have a value of another type than those before, need an edit."
 
 
 class Replays:
@@ -372,7 +373,8 @@ def _require_all(record: JobRecord, request: ReplayRequest, places: list[int]) -
         raise InvalidRequest(
             f"not among the dead letters of job {record.id}: {shown}.",
             hint=f"`batchmill dead {record.id}` lists them. Those that were purged or replayed are gone; those of "
-            "shards that were at work when the job stopped are run by submitting it again over its output.",
+            "shards that were at work when the job stopped are run by submitting it again over its output. "
+            + _BY_EDITS,
             rows=missing[:100],
         )
     if not found:
@@ -380,6 +382,5 @@ def _require_all(record: JobRecord, request: ReplayRequest, places: list[int]) -
             f"job {record.id} has no dead letters to replay"
             + (f" in the stage {request.stage!r}" if request.stage else "")
             + (f" of type {request.error_type!r}." if request.error_type else "."),
-            hint=f"`batchmill dead {record.id}` lists what it has. Rows that could not be read, or whose value is of "
-            "another type than those before, need an edit.",
+            hint=f"`batchmill dead {record.id}` lists what it has. {_BY_EDITS}",
         )

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
-    from batchmill.columns import Misfit
+    from batchmill.columns import UnfitValue
     from batchmill.jobs.shard import ShardRef
     from batchmill.jobs.stateful.step import StateStep
     from batchmill.operators.contract import OperatorDefinition, RowError
@@ -78,7 +78,7 @@ class ShardTask:
     max_bytes: int | None = None
     save: Callable[[ShardResult], None] | None = None
     step: StateStep | None = None
-    unfit: Sequence[Misfit] = ()
+    unfit: Sequence[UnfitValue] = ()
 
 
 @dataclass(frozen=True, slots=True)

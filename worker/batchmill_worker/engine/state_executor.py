@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from batchmill.clock import Clock
-    from batchmill.columns import Misfit
+    from batchmill.columns import UnfitValue
     from batchmill.jobs.stateful.step import StateStep
     from batchmill.storage.blobs import BlobStore
     from batchmill_worker.engine.executor import ShardTask
@@ -52,14 +52,14 @@ class StatefulRows:
     before: str
     name: str
     load: Callable[[], bytes]
-    unfit: Sequence[Misfit] = ()
+    unfit: Sequence[UnfitValue] = ()
 
     def runs(self) -> Iterator[tuple[int, pa.Table]]:
         """Yield the rows with all of their values, in runs with columns of one type each, and where a run begins."""
         if not self.unfit:
             yield 0, self.rows
             return
-        unfit: dict[int, list[Misfit]] = {}
+        unfit: dict[int, list[UnfitValue]] = {}
         for one in self.unfit:
             unfit.setdefault(one.place, []).append(one)
 

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from batchmill.clock import Clock
-    from batchmill.columns import Misfit
+    from batchmill.columns import UnfitValue
     from batchmill.jobs.job import StageSpec
     from batchmill.ledger import Claim
     from batchmill.operators.contract import OperatorDefinition
@@ -55,7 +55,7 @@ class LoadedShard:
     handed: pa.Table | None = None  # all of its rows, where this attempt has made them in the stage before
     max_bytes: int | None = None  # of results that are committed at once; None: all are
     is_limited: bool = False  # whether only some of the rows left are pending, see `rows_to_run`
-    unfit: tuple[Misfit, ...] = ()  # values that the rows lack, as in `RowsRead`: such a shard is never divided
+    unfit: tuple[UnfitValue, ...] = ()  # values that the rows lack, as in `RowsRead`: such a shard is never divided
     early: Event = field(default_factory=Event)  # set once the ledger knows this attempt's own checkpoint
 
     @property
