@@ -165,19 +165,6 @@ def test_a_file_that_cannot_be_read_is_one_bad_row_and_the_next_is_read(
     assert watched.rows() == [1]
 
 
-def test_a_row_whose_value_has_another_type_than_in_the_file_before_is_bad(
-    ledger: Ledger, settings: CoordinatorSettings, folder: Path
-) -> None:
-    watched = Watched(ledger, settings, folder)
-    watched.write("a.jsonl", lines(1, 2), age_s=60)
-    watched.write("b.jsonl", '{"n": "x"}\n', age_s=50)
-    split = watched.next()
-    assert split is not None
-    found = watched.read(split)
-    assert found.table["n"].to_pylist() == [1, 2, None]
-    assert [(one.place, one.error_type, one.values) for one in found.bad] == [(2, "bad_value", {"n": "x"})]
-
-
 def test_what_is_settled_and_what_the_folder_has_no_more_is_forgotten(
     ledger: Ledger, settings: CoordinatorSettings, folder: Path
 ) -> None:

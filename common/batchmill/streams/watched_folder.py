@@ -24,7 +24,6 @@ from typing import TYPE_CHECKING, Protocol
 import pyarrow as pa
 from pyarrow import fs
 
-from batchmill.columns import join_what_fits
 from batchmill.errors import InvalidSource, NotFound, StorageError, StreamUnavailable
 from batchmill.jobs.shard import Slice
 from batchmill.jobs.streams.offsets import OffsetRange, PartitionOffset, StreamOffsets
@@ -37,9 +36,10 @@ from batchmill.sources.base import (
     RowsRead,
     Splitter,
     Survey,
-    bad_rows_of,
-    bad_values,
+    join_rows,
 )
+from batchmill.sources.schemas import conform
+from batchmill.stage_results import joined
 from batchmill.streams.base import BAD_FILE
 from batchmill.streams.watched_place import WatchedPlace
 
@@ -151,9 +151,8 @@ class WatchedFolder(EndlessSource):
             number, at = _parse(OffsetRange.of(piece).last)
             fault = self._fault(number) if at == AT_FAULT else None
             parts.append(self._read(number, piece) if fault is None else _unreadable(1, *fault))
-        table, unfit = join_what_fits([part.table for part in parts])
-        bad = {one.place: one for one in (*bad_values(unfit), *bad_rows_of(parts))}
-        return RowsRead(table, tuple(bad[place] for place in sorted(bad)))
+        schema = joined([part.table for part in parts]).schema
+        return join_rows([RowsRead(conform(part.table, schema), part.bad) for part in parts], schema)
 
     def _read(self, number: int, piece: Slice) -> RowsRead:
         """Read rows of a file; those of one that has changed, or is gone, are bad rows, unless its folder is gone."""
