@@ -59,6 +59,10 @@ def test_a_package_without_a_model_is_refused_naming_where_was_searched(installe
     with pytest.raises(InvalidParams, match=r"weights contains no model") as caught:
         locate_model("package:weights", Locations(()))
     assert str(installed) in str(caught.value)
+    assert "llama.cpp" not in str(caught.value)
+    (installed / "model.gguf").touch()
+    with pytest.raises(InvalidParams, match=r"contains no model.*weights for llama\.cpp"):
+        locate_model("package:weights", Locations(()))
 
 
 @pytest.mark.parametrize("name", ["", "a.b", "../etc", "a/b", "a b", "__main__", "nothing_of_that_name", "this"])

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow as pa
 import pytest
-
 from pydantic import BaseModel
 
 from batchmill.clock import SystemClock
@@ -77,7 +76,7 @@ def test_columns_that_a_part_lacks_are_null() -> None:
 class Parts:
     """Stands for the results of a stage: two parts, whatever slices are asked for."""
 
-    def tables(self, slices: Sequence[Slice]) -> list[pa.Table]:  # noqa: ARG002
+    def tables(self, slices: Sequence[Slice]) -> list[pa.Table]:  # noqa: ARG002  # it has two
         return [pa.table({"source_row": [0, 1], "k": [1, 2]}), pa.table({"source_row": [2, 3], "k": ["x", None]})]
 
 

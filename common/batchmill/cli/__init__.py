@@ -121,7 +121,7 @@ class CommandGroup(click.Group):
         """Return the command of a command line; the error for an unknown one suggests the nearest names."""
         if args and not args[0].startswith("-") and args[0] not in self.list_commands(ctx):
             hint = did_you_mean(args[0], self.list_commands(ctx))
-            raise click.UsageError(f"there is no command {args[0]!r}. {hint}".rstrip())
+            raise click.UsageError(f"there is no command {args[0]!r}. {hint}".rstrip(), ctx)
         return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:

@@ -22,6 +22,9 @@ _MARKS = ("modules.json", "config.json")
 _DEPTH = 2
 """How many levels of folders of a package are searched."""
 _FORMS = "Expected a hub id (organisation/name), an absolute folder, or package:NAME."
+_ONLY_GGUF = (
+    'It carries weights for llama.cpp (*.gguf) only: the operators chat and generate run them with engine="llamacpp".'
+)
 
 
 def locate_model(model: str, locations: Locations) -> str:
@@ -131,7 +134,7 @@ def _in_package(name: str) -> Path:
     if not found:
         raise InvalidParams(
             f"the package {name} contains no model: no {' or '.join(_MARKS)} up to {_DEPTH} folders below {root}.",
-            hint="Use a package that carries a model's weights.",
+            hint=_ONLY_GGUF if any(root.rglob("*.gguf")) else "Use a package that carries a model's weights.",
             model=PACKAGE + name,
         )
     best = [folder for mark, depth, folder in found if (mark, depth) == found[0][:2]]

@@ -70,7 +70,7 @@ def unusable_rows(
 
 def _shown(bad: BadRow, table: pa.Table, place: int) -> dict[str, Any]:
     if bad.error_type in (INCOMPLETE, BAD_VALUE):
-        return _as_json(table, place) | json_value(bad.values)
+        return _as_json(table, place) | {name: json_value(value) for name, value in bad.values.items()}
     return {"file": bad.file, "line": bad.line, "text": bad.text}
 
 
