@@ -161,7 +161,7 @@ def test_a_tenant_with_many_plans_holds_up_no_other(ledger: Ledger, settings: Co
         ledger.plans.add(plan.id, tenant, body, due_ms=number, quota=Quota(10, UNLIMITED))
     keeper = PlanKeeper(
         ledger, FleetView(ledger, HandClock()), workspace, inspector, uploads, settings.currency,
-        create_autospec(ledger.jobs.find), create_autospec(ledger.jobs.find),
+        settings.shard_target_s, create_autospec(ledger.jobs.find), create_autospec(ledger.jobs.find),
         create_autospec(ClockGuard, instance=True),
     )  # fmt: skip
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 FormatName = Literal["arrow", "parquet", "jsonl"]
 DICTIONARY_SAMPLE_ROWS = 4096
-MOST_DISTINCT = 0.9  # of the rows of a sample, for a column that gets a dictionary
+MAX_DISTINCT_SHARE = 0.9  # of the rows of a sample, for a column that gets a dictionary
 
 
 class PartFormat(ABC):
@@ -145,7 +145,7 @@ def _repeats(values: pa.ChunkedArray) -> bool:
         distinct = pc.count_distinct(values, mode="all").as_py()
     except pa.ArrowNotImplementedError:
         return True
-    return bool(distinct <= len(values) * MOST_DISTINCT)
+    return bool(distinct <= len(values) * MAX_DISTINCT_SHARE)
 
 
 def to_json_lines(table: pa.Table) -> bytes:

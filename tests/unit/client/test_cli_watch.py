@@ -49,7 +49,7 @@ def test_ctrl_c_while_waiting_says_that_the_job_continues(
     assert "pending" in progress or "running" in progress
     process.send_signal(signal.SIGINT)
     _, stderr = process.communicate(timeout=90)
-    assert process.returncode == 130
+    assert process.returncode == 130, stderr
     assert f"job {job_id} continues" in stderr
     assert f"batchmill cancel {job_id}" in stderr
     assert "Traceback" not in stderr

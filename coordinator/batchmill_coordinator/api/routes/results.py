@@ -158,4 +158,5 @@ def _json_chunks(page: ResultPage) -> Iterator[bytes]:
 
 
 def _piece_rows(table: pa.Table) -> int:
-    return max(1, PIECE_BYTES * table.num_rows // max(1, table.nbytes))
+    nbytes: int = table.nbytes
+    return max(1, PIECE_BYTES * int(table.num_rows) // max(1, nbytes))
