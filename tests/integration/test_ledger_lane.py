@@ -114,6 +114,21 @@ def test_models_of_one_tenant_do_not_keep_those_of_others_waiting_and_none_is_lo
     assert [one.model if one else None for one in taken] == ["m0", None, "m2", "m3", "mine", None]
 
 
+def test_a_model_is_requested_again_though_the_worker_that_was_to_load_it_has_died(
+    ledger: Ledger, redis_client: redis.Redis
+) -> None:
+    request, key = LoadRequest("me", "m", "embed", {}), ledger._store.keys.lane_load("p", "m")
+    for is_listed in (True, False):
+        ledger.lane.request_load("p", request)
+        redis_client.pexpire(key, 5000)  # 25 s have passed
+        ledger.lane.request_load("p", request)
+        assert (redis_client.pttl(key) > 5000) is is_listed
+        assert (ledger.lane.take_load("p", 0.01) == request) is is_listed
+    redis_client.delete(key)  # its 30 s are over
+    ledger.lane.request_load("p", request)
+    assert ledger.lane.take_load("p", 0.01) == request
+
+
 @pytest.mark.parametrize(
     "message",
     [LaneRequest("id", "c", "t", "p", "m", "embed", {}, [{"text": "a"}]), LoadRequest("t", "m", "embed", {})],

@@ -153,7 +153,8 @@ class Week:
         self._settle(record, ref)
 
     def _settle_all(self) -> int:
-        found = [(number, shard_id) for number in (0, 1) for shard_id in self.to_settle(number)]
+        stages = self.ledger.jobs.read(JOB).stages
+        found = [(stage.number, shard_id) for stage in stages for shard_id in self.to_settle(stage.number)]
         for number, shard_id in found:
             self.settle(number, shard_id)
         return len(found)

@@ -118,7 +118,7 @@ def check_redis_tls(_: Path) -> None:
 
 def check_kombu_connections(_: Path) -> None:
     from celery import Celery
-    from kombu.transport.redis import Channel
+    from kombu.transport.redis import Channel, MultiChannelPoller
 
     from batchmill.broker import celery_settings
     from batchmill.settings import ServiceSettings
@@ -140,6 +140,8 @@ def check_kombu_connections(_: Path) -> None:
     assert "self.Client(**client_kwargs)" in made
     assert "self.async_pool" in made
     assert "self.pool" in made
+    assert "channel._brpop_start()" in inspect.getsource(MultiChannelPoller._register_BRPOP)
+    assert list(inspect.signature(MultiChannelPoller._register).parameters) == ["self", "channel", "client", "type"]
 
 
 def check_flower(_: Path) -> None:
@@ -241,7 +243,7 @@ INTERFACES = [
     Private("the body of a message", ("celery", "kombu"), "batchmill/broker.py", check_message_body),
     Private("base64 in Redis", ("kombu",), "batchmill/broker.py", check_kombu_body_encoding),
     Private(
-        "Channel._connparams and _create_client",
+        "Channel._connparams, _create_client and _brpop_start",
         ("kombu",),
         "batchmill/redis_access/transport.py",
         check_kombu_connections,

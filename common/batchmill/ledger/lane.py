@@ -140,15 +140,20 @@ class LaneLedger:
             yield None if message is None else message.decode()
 
     def request_load(self, pool: str, request: LoadRequest) -> None:
-        """Have a worker of a pool load a model, unless that waits already, or too many of the tenant's models do."""
+        """Have a worker of a pool load a model, unless that waits already, or too many of the tenant's models do.
+
+        A worker that has taken a request can die: once it is not listed any more, it is valid for `LOAD_TTL_MS` only.
+        """
         key, loads = self._keys.lane_load(pool, request.model), self._keys.lane_loads(pool)
         with redis_errors():
-            waiting = self._store.redis.get(key)
-            if waiting is not None:
-                if not waiting:  # else it failed
+            requested = self._store.redis.get(key)
+            if requested:  # it failed
+                return
+            others = [LoadRequest.decode(message) for message in self._store.redis.lrange(loads, 0, -1)]
+            if requested is not None:
+                if any(other.model == request.model for other in others):
                     self._store.redis.pexpire(key, LOAD_TTL_MS)  # somebody still wants it
                 return
-            others = map(LoadRequest.decode, self._store.redis.lrange(loads, 0, -1))
             if sum(other.tenant == request.tenant for other in others) >= MAX_LOADS_OF_TENANT:
                 return
             if self._store.redis.set(key, b"", nx=True, px=LOAD_TTL_MS):

@@ -68,6 +68,11 @@ class NotingRetry(Retry):
 class _Translating:
     """Reads replies; one of the kinds away and refused ends the connection."""
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether it reaches a server that is no longer the one to ask."""
+        return False
+
     def read_response(self, *args: Any, **kwargs: Any) -> Any:
         """Read a reply. Raises `ServerUnavailable`, or `ResponseError` for what is a bug."""
         try:

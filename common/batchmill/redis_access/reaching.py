@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from batchmill.redis_access.connections import TcpConnection, TlsConnection, UnixConnection, login_parameters
-from batchmill.redis_access.sentinels import PrimaryLookup, PrimaryTcpConnection, PrimaryTlsConnection
+from batchmill.redis_access.sentinels import PrimaryTcpConnection, PrimaryTlsConnection, shared_lookup
 
 if TYPE_CHECKING:
     from batchmill.redis_access.address import RedisAddress
@@ -30,5 +30,5 @@ def _where(address: RedisAddress) -> dict[str, Any]:
     if address.path is not None:
         return {"path": address.path}
     if address.sentinels is not None:
-        return {"lookup": PrimaryLookup(address.sentinels, address.tls)}
+        return {"lookup": shared_lookup(address.sentinels, address.tls)}
     return {"host": address.host, "port": address.port}

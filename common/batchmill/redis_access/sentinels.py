@@ -3,10 +3,15 @@
 A failover ends the connections to the old primary: it died, or its sentinels made it drop its clients. What
 reconnects by itself then reaches the new one. See "Guidelines for Redis clients" in the documentation of Redis
 Sentinel: ask the sentinels in turn, remember the one that answered, connect, and check with ROLE that it is a primary.
+
+A primary that hangs ends no connection. So what one connection has found is known to all of the process: those to a
+former primary are left when they are next used. Otherwise each would wait for its own timeout, one after the other,
+and a former primary that runs again would be written to until its sentinels make it a replica, some ten seconds later.
 """
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 import redis
@@ -29,9 +34,13 @@ ASK_TIMEOUT_S = 1.0
 
 
 class PrimaryLookup:
-    """Asks the sentinels where the primary is. Thread-safe."""
+    """Asks the sentinels where the primary is. Thread-safe.
+
+    primary: host and port of the one that was reached last.
+    """
 
     def __init__(self, sentinels: Sentinels, tls: Tls | None) -> None:
+        self.primary: tuple[str, int] | None = None
         self._name = sentinels.name
         self._hosts = sentinels.hosts
         self._class = TcpConnection if tls is None else TlsConnection
@@ -70,6 +79,12 @@ class PrimaryLookup:
         return (_text(found[0]), int(found[1])) if found else None
 
 
+@lru_cache(maxsize=16)
+def shared_lookup(sentinels: Sentinels, tls: Tls | None) -> PrimaryLookup:
+    """The lookup of the process: ledger and broker learn of a failover from each other."""
+    return PrimaryLookup(sentinels, tls)
+
+
 class _ToPrimary:
     """Asks where the primary is before it connects, and whether it is one afterwards."""
 
@@ -80,9 +95,23 @@ class _ToPrimary:
         self._lookup = lookup
         super().__init__(**options)
 
+    @property
+    def is_outdated(self) -> bool:
+        """Whether another connection has reached another primary since."""
+        return self._lookup.primary not in (None, (self.host, self.port))
+
+    def can_read(self, *args: Any, **kwargs: Any) -> bool:
+        """Return whether there is something to read. Raises `ServerUnavailable` for a connection that is outdated.
+
+        Pools ask before they hand a connection out, subscriptions before they read; both then connect anew.
+        """
+        if self.is_outdated:
+            raise ServerUnavailable(ErrorReply(ReplyKind.AWAY, "SENTINEL", "is no longer the primary", ITSELF))
+        return bool(super().can_read(*args, **kwargs))  # type: ignore[misc]  # redis-py's connections have it
+
     def _connect(self) -> Any:
         self.host, self.port = self._lookup.find()
-        return super()._connect()  # type: ignore[misc]  # redis-py's connections have it
+        return super()._connect()  # type: ignore[misc]  # as above
 
     def on_connect_check_health(self, check_health: bool = True) -> None:
         """Log in, then make sure that this is the primary: a former one answers reads, and never an event."""
@@ -91,6 +120,7 @@ class _ToPrimary:
         role = _text(self.read_response()[0])  # type: ignore[attr-defined]  # as above
         if role != "master":
             raise ServerUnavailable(ErrorReply(ReplyKind.AWAY, "ROLE", f"is a {role}, as in a failover", ITSELF))
+        self._lookup.primary = (self.host, self.port)
 
 
 class PrimaryTcpConnection(_ToPrimary, TcpConnection):

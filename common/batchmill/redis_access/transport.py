@@ -46,6 +46,14 @@ class Channel(kombu_redis.Channel):  # type: ignore[misc]  # kombu has no types
     def basic_ack(self, *_: Any, **__: Any) -> None:
         """Do nothing: kombu would look for the record."""
 
+    def _brpop_start(self, timeout: float | None = None) -> None:
+        """Ask for the next message: of the primary that there is by now, not of a former one."""
+        client = self.client
+        if client.connection.is_outdated:
+            client.connection.disconnect()
+            self.connection.cycle._register(self, client, "BRPOP")  # noqa: SLF001  # as the cycle does before this call
+        super()._brpop_start(timeout)
+
     def _create_client(self, asynchronous: bool = False) -> Any:  # kombu's signature
         """A client of the pool: kombu makes one for each command, which takes longer than the command."""
         pool = self.async_pool if asynchronous else self.pool
