@@ -35,6 +35,7 @@ def run_in_one_shard(client: batchmill.Client, gate: Path, values: Sequence[Any]
     return stream.wait(GRACE_S)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "values", "made", "failed"),
     [
