@@ -10,6 +10,7 @@ from batchmill.errors import Overloaded
 from batchmill.fleet import WorkerInfo
 from batchmill.jobs.files import OutputSpec
 from batchmill.jobs.job import JobRequest
+from batchmill.jobs.sink import PUBLISH_OPERATOR, STORE_OPERATOR, SinkSpec
 from batchmill.operators.contract import OperatorInfo
 from batchmill.settings import CoordinatorSettings
 from batchmill_coordinator.admission import acceptance, admission
@@ -20,6 +21,10 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from batchmill.ledger.submission import Acceptance
+
+
+OPERATORS = ("echo", STORE_OPERATOR, PUBLISH_OPERATOR)
+PARAMS: dict[str, Any] = {"sink": {}, "vector": {}, "in_steps": {}}
 
 
 @pytest.fixture
@@ -49,8 +54,8 @@ def make_service(valkey_url: str, prefix: str, tmp_path: Path) -> Iterator[Calla
         "started_at": 0.0,
     }
     make().ledger.fleet.announce(
-        WorkerInfo(name="cpu0@here", operators=["echo"], **worker),
-        [OperatorInfo(name="echo", params_schema={})],
+        WorkerInfo(name="cpu0@here", operators=list(OPERATORS), **worker),
+        [OperatorInfo(name=name, params_schema={"properties": PARAMS}) for name in OPERATORS],
         60.0,
         changed=True,
     )
@@ -66,7 +71,7 @@ def request_(tmp_path: Path) -> JobRequest:
     return JobRequest(operator="echo", rows=[{"id": 1}], output=output, idempotency_key="once")
 
 
-def test_a_repetition_waits_while_the_job_is_being_accepted(
+def test_a_repetition_is_to_be_sent_again_while_the_job_is_being_accepted(
     make_service: Callable[[], Service], request_: JobRequest, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service, refused = make_service(), []
@@ -77,10 +82,9 @@ def test_a_repetition_waits_while_the_job_is_being_accepted(
         refused.append(error.value.message)
         return acceptance.accept(*args)
 
-    monkeypatch.setattr(acceptance, "TURN_TIMEOUT_S", 0.0)
     monkeypatch.setattr(admission, "accept", accept)
     accepted = service.submit(request_, "default")
-    assert refused == ["another request with this idempotency key is still being accepted."]
+    assert refused == ["another request with this idempotency key is being accepted."]
     again = service.submit(request_, "default")
     assert (accepted.is_new, again.is_new, again.job_id) == (True, False, accepted.job_id)
 
@@ -102,3 +106,15 @@ def test_a_repetition_that_finds_the_output_taken_finds_the_job_that_another_coo
     monkeypatch.setattr(other.admission, "_take_output", taken)
     again = other.submit(over_file, "default")
     assert (again.is_new, [again.job_id]) == (False, accepted)
+
+
+def test_a_repetition_that_finds_the_store_taken_finds_the_job_that_has_taken_it(
+    make_service: Callable[[], Service], tmp_path: Path
+) -> None:
+    sink = SinkSpec(to=str(tmp_path / "out" / "texts.lance"))
+    rows = [{"id": 1, "embedding": [0.5, 0.5]}]
+    request = JobRequest(operator="echo", rows=rows, sink=sink, idempotency_key="once")
+    service = make_service()
+    accepted = service.submit(request, "default")
+    again = service.submit(request, "default")
+    assert (again.is_new, again.job_id) == (False, accepted.job_id)

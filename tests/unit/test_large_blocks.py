@@ -22,7 +22,7 @@ for _ in range(8):
     large = [bytearray(16 << 20), pa.allocate_buffer(8 << 20), pa.allocate_buffer(2 << 20)]
     for block in large:
         memoryview(block).cast("B")[:] = bytes(len(block))
-    small.append(bytearray(4096))  # lies behind the large blocks, if they are in the heap
+    small.append(bytearray(4096))  # is behind the large blocks, if they are in the heap
     del large, block
 print(anonymous_kb() - before)
 """

@@ -159,6 +159,24 @@ def test_a_link_in_a_folder_of_a_model_leads_out_of_no_root(tmp_path: Path, name
         locate_model(str(model), locations)
 
 
+def test_links_are_looked_at_behind_links_too_and_folders_with_too_much_are_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    root = tmp_path / "root"
+    model, shared = model_in(root / "model", "config.json"), model_in(root / "shared", "config.json")
+    (model / "inner").symlink_to(shared)
+    (shared / "back").symlink_to(model)
+    locations = Locations([str(root)])
+    assert locate_model(str(model), locations) == str(model)
+    (tmp_path / "secret").touch()
+    (shared / "weights").symlink_to(tmp_path / "secret")
+    with pytest.raises(InvalidParams, match="inner/weights' is outside the folders"):
+        locate_model(str(model), locations)
+    monkeypatch.setattr("batchmill_worker.models.model_source._MAX_ENTRIES", 1)
+    with pytest.raises(InvalidParams, match="over 1 files and folders"):
+        locate_model(str(model), locations)
+
+
 def test_a_hub_id_is_identified_by_the_revision_in_the_local_cache(tmp_path: Path) -> None:
     assert fingerprint_files("org/name") == ""
     assert hub_revision("org/name", str(tmp_path)) == ""

@@ -94,6 +94,7 @@ def test_the_costs_of_a_shard_are_those_of_the_shards_that_the_job_has() -> None
         shards = 5000 / rows
         assert row_work(rounds, [], rows).value * 5000 == pytest.approx(50 + 0.2 * shards, rel=1e-4)
     assert shard_rows(rounds, 10_000_000, 1, 5.0) == pytest.approx(430, rel=0.05)
+    assert shard_rows(rounds, 0, 1, 5.0) == 1
 
 
 def test_padding_counts_less_where_neighbours_are_alike() -> None:

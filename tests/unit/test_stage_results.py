@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+from unittest.mock import create_autospec
 
 import pyarrow as pa
 import pytest
@@ -11,9 +13,10 @@ from pydantic import BaseModel
 from batchmill.clock import SystemClock
 from batchmill.columns import join_what_fits
 from batchmill.columns.lineage import without_lineage
-from batchmill.jobs.shard import ShardId, ShardRef, Slice
+from batchmill.jobs.shard import Shard, ShardId, ShardRef, Slice
 from batchmill.jobs.stateful.step import StateStep
 from batchmill.operators.contract import OperatorDefinition
+from batchmill.sources.base import RowReader, RowsRead, bad_values
 from batchmill.stage_inputs.state_rows import StateRows
 from batchmill.storage.blobs import BlobStore
 from batchmill.storage.locations import UNRESTRICTED, Locations
@@ -21,6 +24,7 @@ from batchmill_worker.engine.executor import ShardTask
 from batchmill_worker.engine.state_executor import StateExecutor
 from batchmill_worker.models.ready_operator import ReadyOperator
 from batchmill_worker.operators.window import Window
+from batchmill_worker.slot.attempt.unusable_rows import unusable_rows
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -71,6 +75,17 @@ def test_columns_that_a_part_lacks_are_null() -> None:
         (1, "b", pa.int64(), 2, "column 'b': expected string, as in other rows of the shard, got int64 2")
     ]
     assert join_what_fits([])[0].num_columns == 0
+
+
+def test_a_value_that_json_lacks_is_in_the_letter_of_its_row_all_the_same() -> None:
+    """Null is what the row itself has in its place: it would be taken for a row that can be run as it is."""
+    _, unfit = join_what_fits(parts(["x"], [float("nan")]))
+    (row,) = bad_values(unfit)
+    read = RowsRead(pa.table({"k": [None]}), (replace(row, place=0),))
+    shown = unusable_rows(
+        Shard("job-1", 1, ShardId((0,)), 0, 1, (), token=1), read, [], "dead", create_autospec(RowReader)
+    )
+    assert [one.row for one in shown.dead] == [{"k": "nan"}]
 
 
 class Parts:

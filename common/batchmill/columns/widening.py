@@ -7,6 +7,7 @@ is read or written; it is never changed.
 
 from __future__ import annotations
 
+import reprlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import pyarrow as pa
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 _UTC = frozenset({"UTC", "Etc/UTC", "Z", "+00:00", "-00:00"})
 _BITS = (8, 16, 32, 64)
+
 _SIGNED = dict(zip(_BITS, (pa.int8(), pa.int16(), pa.int32(), pa.int64()), strict=True))
 _UNSIGNED = dict(zip(_BITS, (pa.uint8(), pa.uint16(), pa.uint32(), pa.uint64()), strict=True))
 _UNITS = ("s", "ms", "us", "ns")
@@ -113,7 +115,8 @@ def join_what_fits(tables: Sequence[pa.Table]) -> tuple[pa.Table, list[UnfitValu
 
 def _unfit_value(name: str, kind: pa.DataType, column: pa.ChunkedArray, place: int, first: int) -> UnfitValue:
     value = values_of(column.slice(place, 1))[0]
-    reason = f"column {name!r}: expected {kind}, as in other rows of the shard, got {column.type} {value!r:.80}"
+    shown = reprlib.repr(value)  # lists may be long
+    reason = f"column {name!r}: expected {kind}, as in other rows of the shard, got {column.type} {shown}"
     return UnfitValue(first + place, name, column.type, value, reason)
 
 
@@ -121,7 +124,7 @@ def _what_fits(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[pa.ChunkedAr
     """Return a column with this type, null where a value does not fit, and where that is."""
     if column.type.equals(kind):
         return column, []
-    if widen_types(kind, column.type) is not None:  # Arrow would also make numbers of texts
+    if widen_types(kind, column.type) is not None and _can_cast(column, kind):  # Arrow would make numbers of texts too
         try:
             return column.cast(kind), []
         except pa.ArrowException:
@@ -131,6 +134,14 @@ def _what_fits(column: pa.ChunkedArray, kind: pa.DataType) -> tuple[pa.ChunkedAr
             joined = pa.chunked_array([*left.chunks, *right.chunks], kind)
             return joined, [*places, *(half + place for place in behind)]
     return pa.chunked_array([pa.nulls(len(column), kind)]), pc.indices_nonzero(column.is_valid()).to_pylist()
+
+
+def _can_cast(column: pa.ChunkedArray, kind: pa.DataType) -> bool:
+    try:
+        column[:0].cast(kind)
+    except pa.ArrowException:
+        return False
+    return True
 
 
 def _cast(column: pa.ChunkedArray, field: pa.Field) -> pa.ChunkedArray:

@@ -137,6 +137,12 @@ def count_by_type(letters: Iterable[DeadLetter]) -> tuple[tuple[str, int], ...]:
     return tuple(sorted(Counter(letter.error_type for letter in letters).items()))
 
 
+def unfit_json_value(value: Any) -> Any:
+    """Convert a value that the type of its column does not hold; never null, which the row itself has in its place."""
+    found = json_value(value)
+    return str(value) if found is None else found
+
+
 def json_value(value: Any) -> Any:
     """Convert a value of a row to JSON: bytes as base64, times as ISO 8601, non-finite floats as null."""
     match value:

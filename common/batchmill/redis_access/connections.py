@@ -96,7 +96,9 @@ class TlsConnection(_Translating, redis.SSLConnection):
 
     def _wrap_socket_with_ssl(self, sock: socket.socket) -> ssl.SSLSocket:
         files = (self.ca_certs, self.certfile, self.keyfile)
-        context = _context(self.cert_reqs, self.check_hostname, files, tuple(map(_stamp, files)))
+        system = ssl.get_default_verify_paths()
+        stamps = tuple(map(_stamp, (*files, system.cafile, system.capath)))
+        context = _context(self.cert_reqs, self.check_hostname, files, stamps)
         return context.wrap_socket(sock, server_hostname=self.host)
 
 

@@ -19,36 +19,36 @@ if TYPE_CHECKING:
     from batchmill.settings import CoordinatorSettings
     from batchmill.storage.named_webhooks import NamedWebhooks
 
-TURN_TIMEOUT_S = 30.0
-
 
 class KeyTurns:
     """Lets this process accept one request at a time under an idempotency key.
 
-    A repetition that arrives meanwhile waits, and finds the job then. Otherwise it would be refused, as the job has
-    taken the output or the upload of both. Thread-safe.
+    A repetition that arrives meanwhile would be refused, as the job has taken the output or the upload of both. It does
+    not wait either: it would occupy a thread that the requests of others need. Thread-safe.
     """
 
     def __init__(self) -> None:
         self._taken: set[str] = set()
-        self._changed = threading.Condition()
+        self._lock = threading.Lock()
 
     @contextmanager
     def take(self, key: str | None) -> Iterator[None]:
-        """Hold the turn of a key while the context lasts. Raises `Overloaded` if it is not free within a time."""
+        """Hold the turn of a key while the context lasts. Raises `Overloaded` if another request has it."""
         if key is None:
             yield
             return
-        with self._changed:
-            if not self._changed.wait_for(lambda: key not in self._taken, TURN_TIMEOUT_S):
-                raise Overloaded("another request with this idempotency key is still being accepted.")
+        with self._lock:
+            if key in self._taken:
+                raise Overloaded(
+                    "another request with this idempotency key is being accepted.",
+                    hint="Send it again in a moment: if that one is accepted, you get its job.",
+                )
             self._taken.add(key)
         try:
             yield
         finally:
-            with self._changed:
+            with self._lock:
                 self._taken.remove(key)
-                self._changed.notify_all()
 
 
 def accept(

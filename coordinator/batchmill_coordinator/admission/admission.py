@@ -175,9 +175,9 @@ class Admission:
                 return Acceptance(known, is_new=False)
             try:
                 return self._admit(request, digest, tenant, is_internal=is_internal)
-            except InvalidRequest:
-                # What has changed since a request was accepted does not concern its repetition; another coordinator may
-                # have accepted it a moment ago.
+            except (InvalidRequest, Conflict):
+                # What has changed since a request was accepted does not concern its repetition, nor does what its job
+                # has taken; another coordinator may have accepted it a moment ago.
                 known = self._known(request, digest, tenant)
                 if known is None:
                     raise

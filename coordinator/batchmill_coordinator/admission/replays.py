@@ -25,7 +25,7 @@ from batchmill.jobs.stages import FIRST_STAGE, last_stage, stage_called
 from batchmill.ledger.submission import Submission
 from batchmill.streams.base import BAD_MESSAGE, LOST_MESSAGE
 from batchmill_coordinator.admission import chain_redo
-from batchmill_coordinator.admission.acceptance import accept, tenant_key
+from batchmill_coordinator.admission.acceptance import KeyTurns, accept, tenant_key
 from batchmill_coordinator.admission.edits import edited, unfit_columns
 from batchmill_coordinator.admission.fusion import without_fusion
 from batchmill_coordinator.admission.sinks import SinkAdmission
@@ -75,6 +75,7 @@ class Replays:
         self._dead_rows = dead_rows
         self._settings = settings
         self._sinks = SinkAdmission(ledger, workspace, settings)
+        self._turns = KeyTurns()
 
     def begin(self, record: JobRecord, request: ReplayRequest, tenant: str) -> tuple[str, bool]:
         """Submit the replay of a job's failed rows; return the new job's id, and whether it is new.
@@ -155,16 +156,27 @@ class Replays:
         text = f"{record.id} {type(request).__name__} {request.model_dump_json()}"
         digest = hashlib.sha256(text.encode()).hexdigest()[:32]
         key = tenant_key(tenant, request.idempotency_key)
+        with self._turns.take(key):
+            known = self._known(key, digest)
+            if known is not None:
+                return known, False
+            try:
+                require_ended(record)
+                _refuse_replay(record)
+                self._require_unread(record)
+                with self._sinks.turn(record.spec.sink), ExitStack() as undo:
+                    submission = replace(prepare(undo), digest=digest, idempotency_key=key)
+                    accepted = accept(self._ledger, submission, undo, self._settings, self._webhooks)
+            except (InvalidRequest, Conflict):  # another coordinator may have accepted it a moment ago
+                known = self._known(key, digest)
+                if known is None:
+                    raise
+                return known, False
+            return accepted.job_id, accepted.is_new
+
+    def _known(self, key: str | None, digest: str) -> str | None:
         known = self._ledger.jobs.known_under(key) if key is not None else None
-        if known is not None and known[1] == digest:
-            return known[0], False
-        require_ended(record)
-        _refuse_replay(record)
-        self._require_unread(record)
-        with self._sinks.turn(record.spec.sink), ExitStack() as undo:
-            submission = replace(prepare(undo), digest=digest, idempotency_key=key)
-            accepted = accept(self._ledger, submission, undo, self._settings, self._webhooks)
-        return accepted.job_id, accepted.is_new
+        return known[0] if known is not None and known[1] == digest else None
 
     def _require_unread(self, record: JobRecord) -> None:
         """Raise `Conflict` while other jobs read what is kept between the stages: it is to be changed."""

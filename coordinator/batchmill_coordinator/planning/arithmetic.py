@@ -81,7 +81,7 @@ def _round_rows(last: Round, left: int, total: int) -> int:
     row_s = max(_row_s(last), 1e-7)
     budget_s = min(SAMPLE_S, max(SAMPLE_SHARE * row_s * total, MIN_SAMPLE_S))
     large = ROUNDS / 2 * (1 + 1 / SMALL)  # that all rounds are as many rows as
-    return min(max(int(budget_s / large / row_s), MIN_ROUND_ROWS), int(left / large) or left // ROUNDS)
+    return min(max(int(budget_s / large / row_s), MIN_ROUND_ROWS), int(left / large))
 
 
 def _row_s(one: Round) -> float:
@@ -115,7 +115,7 @@ def shard_rows(rounds: Sequence[Round], rows: int, workers: int, target_s: float
         stage_rows, stage_us = sum(one.rows for one in stages), sum(one.work_us for one in stages)
         row_s = max(stage_us / 1e6 / max(stage_rows, 1), 1e-9)
         shards += stage_us / work_us * expected_shards(round(rows * stage_rows / given), row_s, workers, target_s)
-    return rows / max(shards, 1.0)
+    return max(rows / max(shards, 1.0), 1.0)
 
 
 def _on_line(measured: Sequence[Round], at: float) -> tuple[float, float]:

@@ -81,8 +81,8 @@ class PlanRecord(Frozen):
 
     request: of the job, its rows in a source. upload: the sample of the source; None until it is read. kept, read,
     unreadable: its rows, those that were read for it, and those of them that cannot be read. alike: how much neighbours
-    in the source are, from 0 to 1. taken: the rows of the sample that rounds
-    have taken. job: of the round that runs. submitted_workers: when the job was submitted.
+    in the source are, from 0 to 1. taken: the rows of the sample that rounds have taken. job: of the round that runs.
+    submitted_workers: when the job was submitted.
     """
 
     plan: Plan

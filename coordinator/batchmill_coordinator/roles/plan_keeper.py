@@ -57,6 +57,7 @@ log = logging.getLogger(__name__)
 
 MAX_PLANS = 32  # in a step
 LOOK_MS = 500  # between two looks at a job, and after a failure
+WAITING_LOOK_MS = 30_000  # at a plan that waits for its turn: many must not delay looks at the jobs of others
 MAX_SAMPLING_MS = 15 * 60 * 1000
 KEPT_MS = 30 * 24 * 3600 * 1000
 
@@ -103,19 +104,23 @@ class PlanKeeper:
         due = self._ledger.plans.due(now_ms, MAX_PLANS)
         self._ledger.plans.defer([document.id for document in due], now_ms + LOOK_MS)
         self._sampling = {plan: thread for plan, thread in self._sampling.items() if thread.is_alive()}
+        waiting = []
         for document in due:
             if document.id in self._sampling:
                 continue
             with apart(f"the plan {document.id}"):
                 if _has_to_read(read_record(document)):
                     self._waiting.setdefault(document.tenant, {})[document.id] = None
+                    waiting.append(document.id)
                 else:
                     self._advance(document, epoch)
+        self._ledger.plans.defer(waiting, now_ms + WAITING_LOOK_MS)
         while self._waiting and len(self._sampling) < self._samples_at_once:
             plan_id = self._next_waiting()
             with apart(f"the plan {plan_id}"):
                 found = self._ledger.plans.find(plan_id)
                 if found is not None and _has_to_read(read_record(found)) and plan_id not in self._sampling:
+                    self._ledger.plans.defer([plan_id], now_ms + LOOK_MS)
                     self._sampling[plan_id] = self._start(found, epoch)
 
     def _next_waiting(self) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from batchmill.columns import rows_of
-from batchmill.jobs.dead_letters import json_value
+from batchmill.jobs.dead_letters import json_value, unfit_json_value
 from batchmill.jobs.shard import is_of_shard_before, part_of
 from batchmill.jobs.stateful.step import state_folder, state_name
 from batchmill_worker.engine.executor import ALL_DEFAULTS
@@ -140,9 +140,9 @@ class StateExecutor:
         timing = BatchTiming(table.num_rows, table.num_rows, table.num_rows, busy_s)
         lacking: dict[int, dict[str, Any]] = {}
         for one in task.unfit:
-            lacking.setdefault(one.place, {})[one.column] = one.value
+            lacking.setdefault(one.place, {})[one.column] = unfit_json_value(one.value)
         dead = tuple(
-            DeadRow(place, Failure(kind, message, ""), json_value(row | lacking.get(place, {})))
+            DeadRow(place, Failure(kind, message, ""), json_value(row) | lacking.get(place, {}))
             for place, (kind, message) in sorted(found.errors.items())
             for row in rows_of(table.slice(place, 1))
         )

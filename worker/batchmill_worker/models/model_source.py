@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.util
 import json
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,6 +22,7 @@ _MARKS = ("modules.json", "config.json")
 """The files that identify a model folder; the first also defines how to pool the model's output."""
 _DEPTH = 2
 """How many levels of folders of a package are searched."""
+_MAX_ENTRIES = 10_000
 _FORMS = "Expected a hub id (organisation/name), an absolute folder, or package:NAME."
 _ONLY_GGUF = (
     'It carries weights for llama.cpp (*.gguf) only: the operators chat and generate run them with engine="llamacpp".'
@@ -51,10 +53,25 @@ def locate_model(model: str, locations: Locations) -> str:
 
 
 def refuse_outer_links(folder: str, locations: Locations) -> None:
-    """Raise `InvalidParams` for a link in a model's folder that leads out of the roots: libraries follow it."""
-    for path in Path(folder).rglob("*"):
-        if path.is_symlink():
-            locations.resolve(str(path), error=InvalidParams)
+    """Raise `InvalidParams` for a link in a model's folder that leads out of the roots: libraries follow it.
+
+    So does one in a folder that a link leads to. A folder with more than `_MAX_ENTRIES` entries is refused, too.
+    """
+    entries, visited = 0, set[str]()
+    for place, folders, files in os.walk(folder, followlinks=True):
+        visited.add(os.path.realpath(place))
+        entries += len(folders) + len(files)
+        if entries > _MAX_ENTRIES:
+            raise InvalidParams(
+                f"{folder} has over {_MAX_ENTRIES:,} files and folders, which no model has.",
+                hint="Give the folder of the model itself, not one above it.",
+                path=folder,
+            )
+        for name in (*folders, *files):
+            path = os.path.join(place, name)  # noqa: PTH118  # os.walk gives texts
+            if os.path.islink(path):  # noqa: PTH114  # as above
+                locations.resolve(path, error=InvalidParams)
+        folders[:] = [name for name in folders if os.path.realpath(f"{place}/{name}") not in visited]
 
 
 def fingerprint_files(source: str) -> str:

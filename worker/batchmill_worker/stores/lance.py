@@ -46,6 +46,7 @@ SCHEMA_ERROR = "LanceError(Schema)"
 
 LOOK_BACK = 1_000  # versions among which a job looks for its own
 MAX_TRIES = 20  # to commit onto the newest version, while others commit as well
+SCANNED_ROWS = 1024 * 1024  # at a time: the ids to look for are hashed anew for each
 PROBES, REFINE = 20, 5
 _METRICS = {"cosine": "cosine", "l2": "l2", "dot": "dot"}
 
@@ -141,7 +142,7 @@ class LanceStore:
         else:
             column = ID if build.sink.mode == "amend" else ROOT
             replaced = self._staged(new, [column])[column].combine_chunks()
-            scanner = before.scanner(columns=[column], with_row_address=True)
+            scanner = before.scanner(columns=[column], with_row_address=True, batch_size=SCANNED_ROWS)
             gone = [
                 batch["_rowaddr"].filter(pc.is_in(batch[column], value_set=replaced)) for batch in scanner.to_batches()
             ]

@@ -35,7 +35,6 @@ def locate_adapters(operator: str, adapters: Mapping[str, str], locations: Locat
 
 def _locate(operator: str, name: str, path: str, locations: Locations) -> LoraAdapter:
     location = locations.resolve(path, error=InvalidParams)
-    refuse_outer_links(location.path, locations)
     config = Path(location.path) / CONFIG
     try:
         if not location.is_local:
@@ -48,4 +47,5 @@ def _locate(operator: str, name: str, path: str, locations: Locations) -> LoraAd
             operator=operator,
             parameter="adapters",
         ) from error
+    refuse_outer_links(location.path, locations)
     return LoraAdapter(name, location.path, rank, content_digest(location.path))

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING, Any
 
 import pyarrow.compute as pc
 
+from batchmill.columns import rows_of
 from batchmill.errors import InvalidRows
-from batchmill.jobs.dead_letters import BAD_VALUE, INCOMPLETE, MISSING_VALUE, json_value
+from batchmill.jobs.dead_letters import BAD_VALUE, INCOMPLETE, MISSING_VALUE, json_value, unfit_json_value
 from batchmill.wording import count
 
 if TYPE_CHECKING:
@@ -70,12 +71,12 @@ def unusable_rows(
 
 def _shown(bad: BadRow, table: pa.Table, place: int) -> dict[str, Any]:
     if bad.error_type in (INCOMPLETE, BAD_VALUE):
-        return _as_json(table, place) | {name: json_value(value) for name, value in bad.values.items()}
+        return _as_json(table, place) | {name: unfit_json_value(value) for name, value in bad.values.items()}
     return {"file": bad.file, "line": bad.line, "text": bad.text}
 
 
 def _as_json(table: pa.Table, place: int) -> dict[str, Any]:
-    found: dict[str, Any] = json_value(table.slice(place, 1).to_pylist()[0])
+    found: dict[str, Any] = json_value(rows_of(table.slice(place, 1))[0])
     return found
 
 
